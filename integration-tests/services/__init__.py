@@ -1,0 +1,1 @@
+"""How each real server of the tests is had, one module a server."""

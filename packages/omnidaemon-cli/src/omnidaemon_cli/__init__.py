@@ -1,0 +1,1 @@
+"""The omnidaemon command: run workers, publish events, inspect and replay."""

@@ -1,0 +1,1 @@
+"""OmniDaemon event bus and store in process memory: the reference model of the contract."""

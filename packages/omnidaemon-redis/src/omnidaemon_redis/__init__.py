@@ -1,0 +1,1 @@
+"""OmniDaemon event bus (Redis Streams) and store on Redis 7 or Valkey."""

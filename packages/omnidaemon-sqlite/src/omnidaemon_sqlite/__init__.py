@@ -1,0 +1,1 @@
+"""OmniDaemon event bus and store in one SQLite file: durable, no server."""
