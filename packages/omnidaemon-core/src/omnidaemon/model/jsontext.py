@@ -1,0 +1,104 @@
+"""JSON as it travels: what is refused, and the one encoder (design §4).
+
+Content and results are kept as JSON bytes from end to end, because every typed column would
+change something: jsonb turns 1e22 into an integer and loses -0.0, BSON has no big integers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from omnidaemon.model.errors import InvalidContent
+
+__all__ = ["MAX_DEPTH", "dump", "load", "plain"]
+
+MAX_DEPTH = 100
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` with pydantic models and dataclasses at its top turned into plain data."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
+
+
+def dump(value: Any, what: str = "content") -> bytes:
+    """Encode ``value`` as UTF-8 JSON that reads back as the same value.
+
+    Args:
+        value: Any JSON value; models and dataclasses are dumped, tuples become lists.
+        what: What to call the value in an error.
+
+    Raises:
+        InvalidContent: NaN, infinity, NUL, a lone surrogate, a key that is no string, nesting deeper
+            than 100, a cycle, or a type that JSON does not have.
+    """
+    try:
+        text = _encode(value)
+    except TypeError:
+        return dump(_reduce(value, what, 0), what)
+    except ValueError as error:
+        raise InvalidContent(f"{what} cannot be JSON: {error}; send null or a string instead") from None
+    except RecursionError:
+        raise InvalidContent(f"{what} is nested deeper than {MAX_DEPTH}; flatten it") from None
+    # The encoder turns 1, None and True into strings when they are keys; only a walk can tell.
+    if "{" in text or "[" in text:
+        _walk(value, what, 1, text.count("[") + text.count("{") > MAX_DEPTH)
+    if "\\u0000" in text and _ESCAPED_NUL.search(text):
+        raise InvalidContent(f"{what} holds a NUL character, which some stores cannot keep; remove it")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidContent(
+            f"{what} holds the lone surrogate {text[error.start]!r}, which is not Unicode text; replace it"
+        ) from None
+
+
+def load(data: bytes | str) -> Any:
+    """Decode JSON bytes; raises ``ValueError`` for what is not JSON."""
+    return json.loads(data)
+
+
+def _walk(value: Any, what: str, depth: int, check_depth: bool) -> None:
+    if check_depth and depth > MAX_DEPTH:
+        raise InvalidContent(f"{what} is nested deeper than {MAX_DEPTH}; flatten it")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InvalidContent(f"{what} has the key {key!r}, and JSON keys are strings; use str(key)")
+            if isinstance(item, (dict, list, tuple)):
+                _walk(item, what, depth + 1, check_depth)
+    else:
+        for item in value:
+            if isinstance(item, (dict, list, tuple)):
+                _walk(item, what, depth + 1, check_depth)
+
+
+def _reduce(value: Any, what: str, depth: int) -> Any:
+    """Turn models, dataclasses and mappings inside ``value`` into plain data, or say what cannot be."""
+    if depth > MAX_DEPTH:
+        raise InvalidContent(f"{what} is nested deeper than {MAX_DEPTH}; flatten it")
+    value = plain(value)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise InvalidContent(f"{what} has the key {key!r}, and JSON keys are strings; use str(key)")
+        return {key: _reduce(item, what, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_reduce(item, what, depth + 1) for item in value]
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise InvalidContent(
+        f"{what} holds a {type(value).__module__}.{type(value).__qualname__}, which JSON has no type for;"
+        " convert it to a string, number, list or dict"
+    )
