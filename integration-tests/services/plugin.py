@@ -46,7 +46,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     needed = [item for item in session.items if item.get_closest_marker("redis")]
     if not needed:
         return
-    from services import redis  # noqa: PLC0415 - the driver is imported where it is needed
+    from services import redis
 
     private = any(not _PRIVATE_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) for item in needed)
     try:
@@ -63,7 +63,7 @@ def pytest_report_header() -> list[str]:
     """Say which source and version serves each server."""
     if "redis" not in _wanted():
         return ["services: redis is left out by OMNIDAEMON_TEST_SERVICES"]
-    from services import redis  # noqa: PLC0415 - see above
+    from services import redis
 
     shared, private = redis.source(), redis.source(private=True)
     if shared.kind == "none":
@@ -89,7 +89,7 @@ def _wanted() -> frozenset[str]:
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """The URL of the run's one server."""
-    from services import redis  # noqa: PLC0415 - see above
+    from services import redis
 
     found = redis.provision()
     if found.kind == "url":
@@ -107,7 +107,7 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture
 def redis_server() -> Iterator[Callable[..., RedisServer]]:
     """A factory of private servers; they end with the test."""
-    from services.redis import RedisServer  # noqa: PLC0415 - see above
+    from services.redis import RedisServer
 
     servers: list[RedisServer] = []
 
@@ -124,7 +124,7 @@ def redis_server() -> Iterator[Callable[..., RedisServer]]:
 @pytest.fixture(scope="session")
 def redis_sentinel() -> Iterator[RedisSentinel]:
     """A master, a replica and a sentinel. A test that fails over makes its own `RedisSentinel`."""
-    from services.redis_variants import RedisSentinel  # noqa: PLC0415 - see above
+    from services.redis_variants import RedisSentinel
 
     sentinel = RedisSentinel()
     try:
@@ -136,7 +136,7 @@ def redis_sentinel() -> Iterator[RedisSentinel]:
 @pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[RedisCluster]:
     """A cluster of three masters."""
-    from services.redis_variants import RedisCluster  # noqa: PLC0415 - see above
+    from services.redis_variants import RedisCluster
 
     cluster = RedisCluster()
     try:
@@ -148,7 +148,7 @@ def redis_cluster() -> Iterator[RedisCluster]:
 @pytest.fixture(scope="session")
 def redis_tls() -> Iterator[RedisTLS]:
     """A server with TLS and a password."""
-    from services.redis_variants import RedisTLS  # noqa: PLC0415 - see above
+    from services.redis_variants import RedisTLS
 
     server = RedisTLS()
     try:

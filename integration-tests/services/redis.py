@@ -262,7 +262,7 @@ def thaw(url: str) -> None:
 
 def start_container() -> tuple[str, Any]:
     """Start the Docker image; returns its URL and the container, whose ``stop()`` ends it."""
-    from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - only where an engine answers
+    from testcontainers.core.container import DockerContainer
 
     container = DockerContainer(IMAGE).with_exposed_ports(6379)
     container.with_command(["redis-server", "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""])
@@ -287,7 +287,7 @@ def _docker_answers() -> bool:
         return False  # without the half second of importing a client
     if importlib.util.find_spec("testcontainers") is None:
         return False
-    import docker  # noqa: PLC0415 - see above
+    import docker
 
     try:
         with_engine = docker.from_env(timeout=2)
