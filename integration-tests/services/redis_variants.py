@@ -97,7 +97,7 @@ class RedisSentinel:
     def _settled_on_replica(self) -> bool:
         reply = self._ask("SENTINEL", "MASTER", self.service)
         state = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
-        return state["flags"] == "master" and int(state["port"]) == self.replica.port
+        return bool(state["flags"] == "master" and int(state["port"]) == self.replica.port)
 
     def _ask(self, *command: str) -> Any:
         with driver.Redis(host=self.host, port=self.port, decode_responses=True, socket_timeout=2) as client:
