@@ -1,0 +1,136 @@
+"""Control flags and heartbeats: what any process may say to all workers, and what they say of themselves."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import Any
+
+from omnidaemon.model import jsontext
+from omnidaemon.model.errors import BackendError, Closed, InvalidContent
+from omnidaemon.ports.store import Put, Store
+from omnidaemon.runtime.state import WorkerState
+
+__all__ = ["FLAGS", "WORKERS", "Control", "bump", "pause_key", "paused_agents"]
+
+_logger = logging.getLogger("omnidaemon.worker")
+FLAGS = "control"
+WORKERS = "workers"
+VERSION = "version"
+INTERVAL = 0.5
+HEARTBEAT = 5.0
+
+
+def pause_key(topic: str, agent: str) -> str:
+    """Return the name of an agent's pause flag."""
+    return f"pause:{topic}:{agent}"
+
+
+async def bump(store: Store, *flags: Put) -> None:
+    """Write flags together with a new version, so that workers see all of them or none (C4)."""
+    now = await store.now()
+    await store.put(FLAGS, [*flags, Put(VERSION, repr(now).encode())])
+
+
+async def paused_agents(store: Store) -> set[str]:
+    """Return the keys of all pause flags."""
+    keys, cursor = set(), None
+    while True:
+        page = await store.scan(FLAGS, cursor)
+        keys.update(item.key for item in page.items if item.key.startswith("pause:"))
+        cursor = page.cursor
+        if cursor is None:
+            return keys
+
+
+class Control:
+    """One loop: looks at the version of the flags twice a second, at the flags when it changes (C1)."""
+
+    def __init__(self, state: WorkerState) -> None:
+        self._state = state
+        self._seen: int | None = -1
+        self._beat_at = float("-inf")
+        self._started = state.clock.time()
+
+    async def run(self) -> None:
+        """Poll until the worker closes."""
+        state = self._state
+        while not state.closing:
+            try:
+                await self.look()
+                await self._heartbeat()
+                state.recovered("store")
+            except Closed:
+                return
+            except BackendError as error:
+                state.failed("store", error)
+            await state.clock.wait(state.wake_control, INTERVAL)
+            state.wake_control.clear()
+
+    async def look(self) -> None:
+        """Read the flags if a command has been given since the last look."""
+        state = self._state
+        found = (await state.store.get(FLAGS, [VERSION]))[0]
+        version = None if found is None else found.version
+        if version == self._seen:
+            return
+        paused = await paused_agents(state.store)
+        rows = {(row.topic, row.agent): row for row in await state.store.agents()}
+        for group, sub in state.subscriptions.items():
+            was, sub.paused = sub.paused, pause_key(group.topic, group.agent) in paused
+            row = rows.get((group.topic, group.agent))
+            # A worker never registers a deleted agent again by itself (M8).
+            gone = row is None or row.deleted or row.epoch != group.epoch
+            if gone and not sub.gone:
+                _logger.warning("agent %s on %s was deleted; this worker stops serving it", group.agent, group.topic)
+            sub.gone = gone
+            if was != sub.paused:
+                _logger.info("agent %s on %s is %s", group.agent, group.topic, "paused" if sub.paused else "resumed")
+            if sub.paused or sub.gone:
+                self._give_back_unstarted(sub)
+        self._seen = version
+        # A cancelled run learns of it by its next renewal: renew now.
+        state.wake_leases.set()
+        state.wake_intake.set()
+        state.wake_due.set()
+
+    def _give_back_unstarted(self, sub: object) -> None:
+        state = self._state
+        if state.to_agents is not None:
+            state.to_agents.put(*((job, "unstarted") for job in state.jobs.values() if job.subscription is sub))
+
+    async def _heartbeat(self) -> None:
+        state, now = self._state, self._state.clock.monotonic()
+        if now - self._beat_at < HEARTBEAT:
+            return
+        await state.store.put(WORKERS, [Put(state.name, jsontext.dump(self.describe()), ttl=3 * HEARTBEAT)])
+        self._beat_at = now
+
+    def describe(self) -> dict[str, Any]:
+        """Return what this worker says of itself (T1)."""
+        state = self._state
+        return {
+            "worker": state.name,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": self._started,
+            "at": state.clock.time(),
+            "stopping": state.stopping,
+            "running": len(state.jobs),
+            "trouble": _storable(state.trouble),
+            "unreadable": state.unreadable,
+            "agents": [
+                {"topic": sub.group.topic, "agent": sub.group.agent, "last_read": sub.last_read, "busy": sub.busy}
+                for sub in state.subscriptions.values()
+                if not sub.gone
+            ][:1000],
+        }
+
+
+def _storable(trouble: dict[str, str]) -> dict[str, str]:
+    try:
+        jsontext.dump(trouble)
+    except InvalidContent:
+        return dict.fromkeys(trouble, "not reachable")
+    return trouble

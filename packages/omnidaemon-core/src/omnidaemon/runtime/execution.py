@@ -1,0 +1,172 @@
+"""The agents' side of a worker: starts runners, times them out, and reports how they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import time
+from typing import Any, Protocol
+
+from omnidaemon.model.run import Outcome
+from omnidaemon.ports.context import _current
+from omnidaemon.ports.store import Store
+from omnidaemon.runtime.context import AskSignal, RunContext
+from omnidaemon.runtime.handover import Handover
+from omnidaemon.runtime.job import Job, Subscription
+from omnidaemon.runtime.outcome import Outcomes
+from omnidaemon.settings import Settings
+
+__all__ = ["Execution"]
+
+
+
+class Report(Protocol):
+    """Tells the I/O side that an attempt has ended (``settled``), a slot is free (``freed``), or both."""
+
+    def __call__(self, job: Job, outcome: Outcome | None, *, settled: bool = True, freed: bool = True) -> None: ...
+
+
+_logger = logging.getLogger("omnidaemon.worker")
+
+
+class Execution:
+    """Lives in the agents' loop; at most ``max_concurrency`` runs of an agent at a time (D2)."""
+
+    def __init__(
+        self,
+        store: Store,
+        handover: Handover,
+        settings: Settings,
+        outcomes: Outcomes,
+        report: Report,
+        state: Any = None,
+    ) -> None:
+        self._store, self._handover, self._settings = store, handover, settings
+        self._outcomes, self._report, self.state = outcomes, report, state
+        self._waiting: dict[Subscription, collections.deque[Job]] = {}
+        self._running: dict[Subscription, int] = {}
+        self.leftovers: set[Job] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def receive(self, items: list[Any]) -> None:
+        """Take jobs to run, and ``(job, reason)`` pairs to abort."""
+        for item in items:
+            if isinstance(item, Job):
+                queue = self._waiting.setdefault(item.subscription, collections.deque())
+                queue.append(item)
+                self._start_next(item.subscription)
+            else:
+                self._abort(*item)
+
+    def _start_next(self, subscription: Subscription) -> None:
+        queue = self._waiting.get(subscription)
+        while queue and self._running.get(subscription, 0) < subscription.limit:
+            job = queue.popleft()
+            if job.abort is not None:
+                continue
+            self._running[subscription] = self._running.get(subscription, 0) + 1
+            job.started = time.perf_counter()
+            job.task = self._handover.app_loop.create_task(self._run(job))
+            self.tasks.add(job.task)
+            job.task.add_done_callback(self.tasks.discard)
+
+    def _abort(self, job: Job, reason: str) -> None:
+        if job.outcome is not None or job.abort is not None:
+            return
+        if reason == "unstarted":
+            if job.task is not None:
+                return
+            reason = "handback"
+        job.abort = reason
+        job.cancelled.set()
+        if job.task is None:
+            self._report(job, self._outcomes.handback(job) if reason == "handback" else None)
+        elif not job.task.done():
+            job.task.cancel()
+
+    async def _run(self, job: Job) -> None:
+        subscription, event = job.subscription, job.event
+        assert event is not None  # noqa: S101 - an undecodable event never gets here
+        context = RunContext(job, event, self._store, self._handover, self._settings, self.state)
+        job.context = context
+        outcome: Outcome | None = None
+        reset = _current.set(context)
+        try:
+            outcome = await self._attempt(job, context)
+        except asyncio.CancelledError:
+            if job.abort is None and not job.cancelled.is_set():
+                # The agent cancelled itself, or something above it did: an ordinary failure.
+                outcome = self._outcomes.failed(job, RuntimeError("the run was cancelled from inside"), time.perf_counter())
+            elif job.abort == "handback":
+                outcome = self._outcomes.handback(job)
+        except KeyboardInterrupt:
+            outcome = self._outcomes.handback(job)
+            raise
+        finally:
+            _current.reset(reset)
+            job.outcome = outcome
+            freed = job.leftover is None or job.leftover.done()
+            if freed:
+                self._free(subscription)
+            elif job.leftover is not None:
+                self.leftovers.add(job)
+                job.leftover.add_done_callback(lambda _: self._returned(job))
+            self._report(job, outcome, freed=freed)
+
+    async def _attempt(self, job: Job, context: RunContext) -> Outcome:
+        config, event = job.subscription.config.config, context.event
+        limit = asyncio.timeout(config.timeout)
+        try:
+            if config.timeout is None:
+                done = await job.subscription.runner.run(event, context)
+            else:
+                async with limit:
+                    done = await job.subscription.runner.run(event, context)
+            return self._outcomes.completed(job, done.value, time.perf_counter())
+        except AskSignal as signal:
+            return self._outcomes.waiting(job, signal, time.perf_counter())
+        except (Exception, SystemExit, GeneratorExit) as error:
+            timed_out = isinstance(error, TimeoutError) and config.timeout is not None and limit.expired()
+            if timed_out:
+                job.cancelled.set()
+                error = TimeoutError(f"the attempt took longer than timeout={config.timeout:g} s")
+            outcome = self._outcomes.failed(job, error, time.perf_counter(), timed_out=timed_out)
+            self._log_failure(job, error, outcome)
+            return outcome
+
+    def _log_failure(self, job: Job, error: BaseException, outcome: Outcome) -> None:
+        config = job.subscription.config
+        extra = {"agent": config.name, "topic": config.topic, "event_id": job.event_id, "attempt": job.grant.attempt}
+        if outcome.delay is not None:
+            _logger.warning(
+                "agent %s, event %s: attempt %d/%d failed: %s: %s; next try in %.1f s",
+                config.name,
+                job.event_id,
+                job.grant.attempt,
+                config.config.retry.max_attempts,
+                type(error).__name__,
+                error,
+                outcome.delay,
+                extra=extra,
+            )
+        else:
+            reason = outcome.dead or "dead_letter=False"
+            _logger.error(
+                "agent %s, event %s: given up after attempt %d (%s)",
+                config.name,
+                job.event_id,
+                job.grant.attempt,
+                reason,
+                exc_info=error,
+                extra={**extra, "reason": reason},
+            )
+
+    def _returned(self, job: Job) -> None:
+        self.leftovers.discard(job)
+        self._free(job.subscription)
+        self._report(job, None, settled=False)
+
+    def _free(self, subscription: Subscription) -> None:
+        self._running[subscription] -= 1
+        self._start_next(subscription)

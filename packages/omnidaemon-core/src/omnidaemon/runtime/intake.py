@@ -1,0 +1,315 @@
+"""From the bus and the inbox to the agents: read, claim, start (D1, D2, M4, M10, M14)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from omnidaemon.model.envelope import SCHEMA_MAJOR, decode, schema_major
+from omnidaemon.model.errors import BackendError, Closed, DecodeError
+from omnidaemon.model.run import (
+    Adoption,
+    Ask,
+    Delivery,
+    DueWant,
+    Grant,
+    GrantKind,
+    Group,
+    OutcomeKind,
+    TaskState,
+)
+from omnidaemon.runtime.job import Job, Subscription
+from omnidaemon.runtime.outcome import Outcomes
+from omnidaemon.runtime.state import WorkerState
+
+__all__ = ["Intake"]
+
+READ_WAIT = 1.0
+SATURATED_WAIT = 0.02
+DUE_INTERVAL = 0.5
+# How far ahead of the free slots a fast agent's events are claimed, in seconds of its own rate.
+AHEAD_SECONDS = 0.05
+AHEAD_MAX = 256
+# A newer major schema version waits in the inbox for a worker that can read it (D9).
+UNREADABLE_DELAY = 30.0
+
+
+class Intake:
+    """Two loops: ``fresh`` reads the bus, ``inbox`` asks the store what is due."""
+
+    def __init__(self, state: WorkerState, outcomes: Outcomes) -> None:
+        self._state, self._outcomes = state, outcomes
+        self._undecided: str | None = None
+        self._rated = state.clock.monotonic()
+
+    async def fresh(self) -> None:
+        """Read, claim and start fresh events until the worker stops."""
+        state = self._state
+        while not state.stopping:
+            state.wake_intake.clear()
+            self._rate()
+            want = {group: room for group, sub in state.subscriptions.items() if (room := self._room(sub)) > 0}
+            if not want or len(state.finished) > 2 * AHEAD_MAX:
+                await state.clock.wait(state.wake_intake, READ_WAIT)
+                continue
+            saturated = len(want) < sum(not sub.paused and not sub.gone for sub in state.subscriptions.values())
+            wait = SATURATED_WAIT if saturated else READ_WAIT
+            try:
+                await (self._take(want, wait) if state.fusion is not None else self._read(want, wait))
+            except Closed:
+                return
+            except BackendError as error:
+                state.failed("bus", error)
+                await state.clock.wait(state.wake_intake, state.rng.uniform(0.1, 1.0))
+
+    async def _take(self, want: dict[Group, int], wait: float) -> None:
+        state = self._state
+        assert state.fusion is not None  # noqa: S101
+        takeover = state.may_take_over
+        wishes = {
+            group: DueWant(room, state.subscriptions[group].lease, takeover=takeover) for group, room in want.items()
+        }
+        # A call whose reply was lost is asked again under its id: it hands out the same (M1).
+        call = self._undecided or state.token()
+        self._undecided = call
+        sent = state.clock.monotonic()
+        pairs = await state.fusion.take(state.name, call, wishes, wait)
+        self._undecided = None
+        state.recovered("bus")
+        self._note_backlog(want, [delivery for delivery, _ in pairs])
+        # The wait is part of the call: only what arrived late after it makes a grant stale.
+        await self._sort(list(pairs), sent + (wait if not pairs else 0.0), waited=wait)
+
+    async def _read(self, want: dict[Group, int], wait: float) -> None:
+        state = self._state
+        sent = state.clock.monotonic()
+        deliveries = await state.bus.read(want, wait)
+        state.recovered("bus")
+        self._note_backlog(want, deliveries)
+        if deliveries:
+            await self.claim(deliveries, sent + wait)
+
+    async def claim(self, deliveries: Sequence[Delivery], read_at: float) -> None:
+        """Claim what was read at ``read_at`` (monotonic), unless that is too long ago (M4)."""
+        state = self._state
+        asks = [self._ask(delivery) for delivery in deliveries]
+        deadline = read_at + state.shortest_lease
+        sent = state.clock.monotonic()
+        try:
+            if state.stopping or sent >= deadline:
+                raise BackendError("stale")
+            grants = await state.insist("store", lambda: state.store.claim(state.name, asks), until=deadline)
+        except BackendError:
+            # Nothing starts without a claim: give the events back uncounted (D16).
+            await state.bus.give_back(deliveries)
+            return
+        for ask, grant in zip(asks, grants, strict=True):
+            grant.token = grant.token or ask.token
+        await self._sort(list(zip(deliveries, grants, strict=True)), sent)
+
+    def _ask(self, delivery: Delivery) -> Ask:
+        state = self._state
+        lane, tenant = delivery.key, None
+        try:
+            event = decode(delivery.body)
+            lane, tenant = event.lane, event.tenant_id
+        except DecodeError:
+            pass
+        lease = state.subscriptions[delivery.group].lease
+        return Ask(
+            delivery.group, delivery.id, state.token(), lease, lane, delivery.after, tenant, takeover=state.may_take_over
+        )
+
+    async def _sort(self, pairs: list[tuple[Delivery, Grant]], sent: float, waited: float = 0.0) -> None:
+        """Start what was granted, and put away the rest."""
+        state = self._state
+        jobs: list[Job] = []
+        finish: list[Delivery] = []
+        adopt: list[tuple[Delivery, Adoption]] = []
+        back: list[Delivery] = []
+        for delivery, grant in pairs:
+            subscription = state.subscriptions.get(delivery.group)
+            kind = grant.kind
+            if kind is GrantKind.GONE or subscription is None:
+                if subscription is not None:
+                    subscription.gone = True
+                back.append(delivery)
+            elif kind is GrantKind.GRANTED:
+                jobs.append(self._job(subscription, delivery.id, grant, delivery.body, delivery))
+            elif kind in (GrantKind.BUSY, GrantKind.BEHIND, GrantKind.SUSPECT):
+                ask = self._ask(delivery)
+                item = Adoption(delivery.group, delivery.id, delivery.body, None, ask.lane, delivery.after, ask.tenant)
+                adopt.append((delivery, item))
+            else:
+                finish.append(delivery)
+                if grant.unsent:
+                    state.wake_relay.set()
+        await self.start(jobs, sent + waited)
+        if adopt:
+            items = [item for _, item in adopt]
+            taken = await state.insist("store", lambda: state.store.adopt(items))
+            finish.extend(delivery for (delivery, _), ok in zip(adopt, taken, strict=True) if ok)
+            state.wake_due.set()
+        if finish:
+            await state.bus.ack(finish)
+        if back:
+            await state.bus.give_back(back)
+
+    def _job(
+        self, subscription: Subscription, event_id: str, grant: Grant, body: bytes, delivery: Delivery | None
+    ) -> Job:
+        job = Job(subscription, event_id, grant.token, grant, body, self._state.clock.monotonic(), delivery)
+        job.adopted = job.from_inbox = delivery is None
+        self._state.jobs[job.token] = job
+        self._state.idle.clear()
+        return job
+
+    async def start(self, jobs: list[Job], sent: float) -> None:
+        """Hand claimed runs to the agents; those that must not run end here."""
+        state = self._state
+        if not jobs:
+            return
+        if state.clock.monotonic() - sent > state.shortest_lease / 3:
+            jobs = await self._confirmed(jobs)
+        runnable = []
+        for job in jobs:
+            if state.stopping:
+                state.finish(job, self._outcomes.handback(job))
+            elif self._fit(job):
+                job.subscription.busy += 1
+                job.subscription.from_inbox += job.from_inbox
+                runnable.append(job)
+        if runnable and state.to_agents is not None:
+            state.to_agents.put(*runnable)
+
+    async def _confirmed(self, jobs: list[Job]) -> list[Job]:
+        """Renew grants that were long on their way; start only what is still ours (M4)."""
+        state = self._state
+        holds = [job.hold for job in jobs]
+        answers = await state.insist("store", lambda: state.store.renew(holds))
+        for job, ok in zip(jobs, answers, strict=True):
+            if not ok:
+                state.forget(job)
+        return [job for job, ok in zip(jobs, answers, strict=True) if ok]
+
+    def _fit(self, job: Job) -> bool:
+        """Decode the event; settle at once what is not to be run."""
+        state, grant, config = self._state, job.grant, job.subscription.config.config
+        try:
+            job.event = decode(job.body)
+        except DecodeError as error:
+            state.finish(job, self._outcomes.hopeless(job, "undecodable", str(error)))
+            return False
+        if schema_major(job.event) > SCHEMA_MAJOR:
+            state.unreadable += 1
+            outcome = self._outcomes.handback(job)
+            outcome.kind, outcome.attempt, outcome.delay = OutcomeKind.RETRY, grant.attempt, UNREADABLE_DELAY
+            outcome.data, outcome.body = grant.data, job.body
+            state.finish(job, outcome)
+            return False
+        if grant.attempt != 1:
+            job.event = job.event.model_copy(update={"delivery_attempts": grant.attempt})
+        if grant.lost >= config.retry.max_attempts + 3:
+            message = f"{grant.lost} starts ended without an outcome: the agent seems to take its process down"
+            state.finish(job, self._outcomes.hopeless(job, "crash_loop", message))
+        elif grant.state is TaskState.INPUT_REQUIRED:
+            state.finish(job, self._outcomes.hopeless(job, "unanswered", "the question was not answered in time"))
+        elif job.event.expires_at is not None and job.event.expires_at <= state.clock.time():
+            state.finish(job, self._outcomes.rejected(job, "expired"))
+        else:
+            return True
+        return False
+
+    async def inbox(self) -> None:
+        """Ask what is due, and start it, until the worker stops."""
+        state, pause = self._state, 0.0
+        while not state.stopping:
+            await state.clock.wait(state.wake_due, pause)
+            state.wake_due.clear()
+            if state.stopping:
+                return
+            try:
+                pause = await self._due()
+            except Closed:
+                return
+            except BackendError as error:
+                state.failed("store", error)
+                pause = state.rng.uniform(0.1, 1.0)
+
+    async def _due(self) -> float:
+        """Start what is due; return the seconds until the next look."""
+        state = self._state
+        alone = state.quiet and not state.jobs
+        if state.quiet and not alone:
+            return 0.05
+        takeover = state.may_take_over
+        want = {
+            group: DueWant(1 if alone else self._inbox_room(sub), sub.lease, alone=alone, takeover=takeover)
+            for group, sub in state.subscriptions.items()
+            if not sub.paused and not sub.gone
+        }
+        if not want:
+            return DUE_INTERVAL
+        call, sent = state.token(), state.clock.monotonic()
+        due = await state.insist("store", lambda: state.store.due(state.name, call, want), until=sent + 5.0)
+        jobs = []
+        for group, wish in want.items():
+            grants = due.grants.get(group, [])
+            subscription = state.subscriptions[group]
+            jobs.extend(self._job(subscription, grant.event_id, grant, grant.body, None) for grant in grants)
+            if wish.limit and subscription.inbox_ready:
+                # With one slot, fresh events and the inbox take turns.
+                subscription.inbox_ready = len(grants) >= wish.limit and subscription.limit > 1
+                state.wake_intake.set()
+            elif wish.limit:
+                subscription.inbox_ready = len(grants) >= wish.limit and subscription.limit > 1
+        state.quiet = bool(due.suspects) and not alone
+        await self.start(jobs, sent)
+        if state.quiet and state.to_agents is not None:
+            return 0.05
+        return min(DUE_INTERVAL, DUE_INTERVAL if due.next_in is None else max(0.01, due.next_in))
+
+    def _room(self, sub: Subscription) -> int:
+        """How many fresh events an agent can start soon."""
+        if sub.paused or sub.gone or self._state.quiet:
+            return 0
+        room = sub.limit + self._ahead(sub) - sub.busy
+        if sub.inbox_ready:
+            # A storm of retries gets half of the slots, and at least one (D6).
+            room -= max(1, sub.limit // 2) - min(sub.from_inbox, sub.limit // 2)
+        return max(0, room)
+
+    def _inbox_room(self, sub: Subscription) -> int:
+        room = sub.limit + self._ahead(sub) - sub.busy
+        share = sub.limit if not sub.backlog else max(1, sub.limit // 2)
+        wanted = max(0, min(room, share - sub.from_inbox))
+        if wanted == 0 and sub.from_inbox == 0:
+            # Fresh events hold every slot: the next one that becomes free is for the inbox.
+            sub.inbox_ready = True
+        return wanted
+
+    @staticmethod
+    def _ahead(sub: Subscription) -> int:
+        return min(AHEAD_MAX, int(sub.rate * AHEAD_SECONDS))
+
+    def _rate(self) -> None:
+        now = self._state.clock.monotonic()
+        elapsed = now - self._rated
+        if elapsed < 0.02:
+            return
+        self._rated = now
+        for sub in self._state.subscriptions.values():
+            if sub.finished or sub.rate:
+                sub.rate += (sub.finished / elapsed - sub.rate) * 0.5
+                sub.finished = 0
+                if sub.rate < 1:
+                    sub.rate = 0.0
+
+    def _note_backlog(self, want: dict[Group, int], deliveries: Sequence[Delivery]) -> None:
+        seen: dict[Group, int] = {}
+        for delivery in deliveries:
+            seen[delivery.group] = seen.get(delivery.group, 0) + 1
+        for group, room in want.items():
+            sub = self._state.subscriptions.get(group)
+            if sub is not None:
+                sub.backlog = seen.get(group, 0) >= room
+                sub.last_read = self._state.clock.time()

@@ -1,0 +1,218 @@
+"""What an attempt's end means: completed, tried again, given up, waiting (D6-D8, D10-D13, R6)."""
+
+from __future__ import annotations
+
+import random
+import traceback
+from typing import Any
+
+from omnidaemon.model import histogram, jsontext
+from omnidaemon.model.envelope import derived_id, encode
+from omnidaemon.model.errors import InvalidContent, InvalidEvent, NonRetryable, PayloadTooLarge, RetryAfter
+from omnidaemon.model.run import Deferred, Outcome, OutcomeKind, Outgoing, TaskState
+from omnidaemon.ports.clock import Clock
+from omnidaemon.runtime.callback import InvalidContentForAgent
+from omnidaemon.runtime.context import AskSignal, follow_up
+from omnidaemon.runtime.job import Job
+from omnidaemon.settings import Settings
+
+__all__ = ["Outcomes", "read_data"]
+
+MAX_HISTORY = 20
+MAX_ENTRY = 4096
+MAX_RETRY_AFTER = 100
+_TEXT = 3000
+_rng = random.SystemRandom()
+
+
+def read_data(data: bytes) -> dict[str, Any]:
+    """Return a record's data; an empty dict for a run that has none yet."""
+    return jsontext.load(data) if data else {}
+
+
+class Outcomes:
+    """Turns what a runner returned or raised into the settle's outcome."""
+
+    def __init__(self, settings: Settings, worker: str, clock: Clock) -> None:
+        self._settings, self._worker, self._clock = settings, worker, clock
+
+    def completed(self, job: Job, value: Any, ended: float) -> Outcome:
+        """Return the outcome of a run that ended well; a result that cannot be kept is a dead letter."""
+        try:
+            result = jsontext.dump(jsontext.plain(value), "the result")
+        except InvalidContent as error:
+            return self._dead(job, error, "unserializable_result", ended)
+        if len(result) > self._settings.max_event_bytes:
+            size = f"the result has {len(result)} bytes and max_event_bytes is {self._settings.max_event_bytes}"
+            return self._dead(job, PayloadTooLarge(size), "too_large", ended)
+        outcome = self._base(job, OutcomeKind.FINAL, self._data(job, ended))
+        outcome.result = result
+        outcome.outbox = job.followups
+        event = job.event
+        if event is not None and event.payload.reply_to is not None:
+            reply_id = derived_id("reply", job.event_id, job.subscription.config.name, str(job.grant.generation))
+            reply = follow_up(event, event.payload.reply_to, jsontext.load(result), reply_id)
+            row = Deferred(Outgoing(reply.topic, reply.id, encode(reply), reply.lane))
+            outcome.outbox = [*job.followups, row]
+        outcome.counts = [*self._counts(job, ended), ("processed", 1)]
+        return outcome
+
+    def failed(self, job: Job, error: BaseException, ended: float, *, timed_out: bool = False) -> Outcome:
+        """Return the outcome of a run that raised: another attempt, or a dead letter."""
+        policy = job.subscription.config.config.retry
+        if isinstance(error, RetryAfter):
+            return self._retry_after(job, error, ended)
+        if isinstance(error, InvalidContentForAgent):
+            return self._dead(job, error, "invalid_content", ended)
+        if isinstance(error, PayloadTooLarge):
+            return self._dead(job, error, "too_large", ended)
+        if isinstance(error, (NonRetryable, InvalidEvent)):
+            return self._dead(job, error, "non_retryable", ended)
+        if job.grant.attempt >= policy.max_attempts:
+            return self._dead(job, error, "timeout" if timed_out else "max_attempts", ended)
+        data = self._data(job, ended, error)
+        outcome = self._base(job, OutcomeKind.RETRY, data)
+        outcome.attempt = job.grant.attempt + 1
+        outcome.delay = policy.delay(job.grant.attempt, _rng)
+        outcome.counts = [*self._counts(job, ended), *_failure(error), ("retried", 1)]
+        return outcome
+
+    def _retry_after(self, job: Job, error: RetryAfter, ended: float) -> Outcome:
+        data = read_data(job.grant.data)
+        spent = int(data.get("retry_after", 0)) + 1
+        event = job.event
+        late = event is not None and event.expires_at is not None and self._clock.time() + error.seconds >= event.expires_at
+        if spent > MAX_RETRY_AFTER or late:
+            return self._dead(job, error, "retry_after_exhausted", ended)
+        outcome = self._base(job, OutcomeKind.RETRY, self._data(job, ended, error, retry_after=spent))
+        outcome.attempt = job.grant.attempt
+        outcome.delay = error.seconds
+        outcome.counts = [*self._counts(job, ended), ("postponed", 1)]
+        return outcome
+
+    def waiting(self, job: Job, signal: AskSignal, ended: float) -> Outcome:
+        """Return the outcome of a run that asked a human."""
+        asked = {"key": signal.key, "question": signal.question, "schema": signal.schema, "asked_at": round(self._clock.time(), 3)}
+        outcome = self._base(job, OutcomeKind.WAIT, self._data(job, ended, asked=asked))
+        outcome.question, outcome.delay = signal.key, signal.timeout
+        outcome.counts = [*self._counts(job, ended), ("asked", 1)]
+        return outcome
+
+    def rejected(self, job: Job, why: str) -> Outcome:
+        """Return the outcome of a run that must not start any more (D13)."""
+        data = read_data(job.grant.data)
+        data.update(runner_id=self._worker, rejected=why, ended=round(self._clock.time(), 3))
+        outcome = self._base(job, OutcomeKind.FINAL, jsontext.dump(data))
+        outcome.state = TaskState.REJECTED
+        outcome.counts = [*_received(job), ("rejected", 1)]
+        return outcome
+
+    def hopeless(self, job: Job, reason: str, message: str) -> Outcome:
+        """Return a dead letter for a run that was not started: undecodable, crash_loop, unanswered."""
+        return self._dead(job, NonRetryable(message), reason, 0.0)
+
+    def handback(self, job: Job) -> Outcome:
+        """Return the outcome of a run that is given up uncounted (M12)."""
+        return self._base(job, OutcomeKind.HANDBACK, b"")
+
+    def _dead(self, job: Job, error: BaseException, reason: str, ended: float) -> Outcome:
+        config = job.subscription.config.config
+        data = self._data(job, ended, error, reason=reason)
+        outcome = self._base(job, OutcomeKind.FINAL, data)
+        outcome.state = TaskState.FAILED
+        outcome.dead = reason if config.dead_letter else None
+        outcome.counts = [*self._counts(job, ended), *_failure(error), ("failed", 1), ("dead_lettered", int(config.dead_letter))]
+        if config.dead_letter and config.dead_letter_topic is not None and job.event is not None:
+            group = job.subscription.group
+            copy_id = derived_id("dead", job.event_id, group.agent, str(job.grant.generation))
+            headers = {**(job.event.headers or {}), "omnidaemon-dead-letter": reason, "omnidaemon-agent": group.agent}
+            copy = job.event.model_copy(update={"id": copy_id, "topic": config.dead_letter_topic, "headers": headers, "key": None})
+            outcome.outbox = [Deferred(Outgoing(copy.topic, copy.id, encode(copy)))]
+        return outcome
+
+    def _base(self, job: Job, kind: OutcomeKind, data: bytes) -> Outcome:
+        return Outcome(
+            group=job.subscription.group,
+            event_id=job.event_id,
+            token=job.token,
+            kind=kind,
+            data=data,
+            body=None if job.adopted else job.body,
+            ttl=self._settings.result_ttl,
+            mark_ttl=self._settings.dedup_window,
+            tenant=None if job.event is None else job.event.tenant_id,
+            delivery=job.delivery,
+        )
+
+    def _data(
+        self,
+        job: Job,
+        ended: float,
+        error: BaseException | None = None,
+        *,
+        reason: str | None = None,
+        retry_after: int | None = None,
+        asked: dict[str, Any] | None = None,
+    ) -> bytes:
+        """Return the record's data: what ran where, how long each attempt and step took, and why it ended."""
+        now, took = self._clock.time(), round(max(0.0, ended - job.started), 6) if job.started else 0.0
+        context = job.context
+        if error is None and asked is None and not job.grant.data and (context is None or not (context.steps or context.used)):
+            # The common case by far: keep it small and cheap.
+            return b'{"runner_id":"%b","ended":%.3f,"took":%.6f}' % (self._worker.encode(), now, took)
+        data = read_data(job.grant.data)
+        data.update(runner_id=self._worker, ended=round(now, 3), took=took)
+        entry: dict[str, Any] = {
+            "attempt": job.grant.attempt,
+            "generation": job.grant.generation,
+            "worker": self._worker,
+            "started": round(now - took, 3),
+            "took": took,
+        }
+        if context is not None:
+            if context.steps:
+                entry["steps"] = context.steps
+            for name, amount in context.used.items():
+                used = data.setdefault("usage", {})
+                used[name] = used.get(name, 0) + amount
+        if error is not None:
+            entry |= {"error_type": type(error).__name__, "error": _clean(str(error), 500), "traceback": _traceback(error)}
+            data["last_error"] = {"type": entry["error_type"], "message": entry["error"]}
+        else:
+            data.pop("last_error", None)
+        if reason is not None:
+            data["reason"] = reason
+        if retry_after is not None:
+            data["retry_after"] = retry_after
+        data.pop("asked", None)
+        if asked is not None:
+            data["asked"] = asked
+        data["history"] = [*data.get("history", []), entry][-MAX_HISTORY:]
+        return jsontext.dump(data, "the record")
+
+    def _counts(self, job: Job, ended: float) -> list[tuple[str, float]]:
+        counts = _received(job)
+        if job.started:
+            took = max(0.0, ended - job.started)
+            counts += (("seconds", took), (f"b:{histogram.bucket(took)}", 1))
+        if job.context is not None:
+            counts.extend((f"usage:{name}", amount) for name, amount in job.context.used.items())
+        return counts
+
+
+def _received(job: Job) -> list[tuple[str, float]]:
+    return [] if job.grant.data else [("received", 1)]
+
+
+def _failure(error: BaseException) -> list[tuple[str, float]]:
+    return [("attempts_failed", 1), (f"error:{type(error).__name__}"[:80], 1)]
+
+
+def _traceback(error: BaseException) -> str:
+    text = "".join(traceback.format_exception(error)) if error.__traceback__ is not None else ""
+    return _clean(text if len(text) <= _TEXT else f"{text[:1000]}\n...\n{text[-_TEXT + 1000 :]}", _TEXT + 10)
+
+
+def _clean(text: str, limit: int) -> str:
+    """Make any exception's text storable: no NUL, no lone surrogates, no more than ``limit`` characters."""
+    return text[:limit].replace("\x00", "\N{SYMBOL FOR NULL}").encode("utf-8", "replace").decode()

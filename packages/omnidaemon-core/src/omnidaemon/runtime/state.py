@@ -1,0 +1,145 @@
+"""What the parts of one worker share, and how they survive an outage (L2)."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from omnidaemon.model.errors import BackendError, Closed
+from omnidaemon.model.run import Group, Outcome, Outgoing
+from omnidaemon.ports.clock import Clock
+from omnidaemon.ports.event_bus import EventBus
+from omnidaemon.ports.store import Fusion, Store
+from omnidaemon.runtime.handover import Handover, Mailbox
+from omnidaemon.runtime.job import Job, Subscription
+from omnidaemon.settings import Settings
+
+__all__ = ["BACKOFF_MAX", "WorkerState"]
+
+_logger = logging.getLogger("omnidaemon.worker")
+T = TypeVar("T")
+BACKOFF_MAX = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class WorkerState:
+    """Belongs to the I/O loop; only ``mailbox`` may be used from the agents' loop.
+
+    Attributes:
+        name: Unique for each start of a process, readable.
+        jobs: Claimed runs by token, until they are settled.
+        finished: Ended attempts that wait for the next settle.
+        outgoing: Follow-ups of accepted settles, leased to this worker, to be published next.
+        stopping: No intake any more.
+        quiet: A suspect waits for this worker to have emptied itself (M10).
+        takeover_at: Monotonic time before which no expired claim is taken over (M5).
+        trouble: What is unreachable now, with the error's text; empty when all is well.
+    """
+
+    name: str
+    bus: EventBus
+    store: Store
+    fusion: Fusion | None
+    clock: Clock
+    settings: Settings
+    handover: Handover
+    subscriptions: dict[Group, Subscription] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    finished: deque[tuple[Job, Outcome]] = field(default_factory=deque)
+    outgoing: deque[Outgoing] = field(default_factory=deque)
+    to_agents: Mailbox | None = None
+    stopping: bool = False
+    closing: bool = False
+    quiet: bool = False
+    takeover_at: float = 0.0
+    trouble: dict[str, str] = field(default_factory=dict)
+    unreadable: int = 0
+    wake_intake: asyncio.Event = field(default_factory=asyncio.Event)
+    wake_due: asyncio.Event = field(default_factory=asyncio.Event)
+    wake_settle: asyncio.Event = field(default_factory=asyncio.Event)
+    wake_relay: asyncio.Event = field(default_factory=asyncio.Event)
+    wake_leases: asyncio.Event = field(default_factory=asyncio.Event)
+    wake_control: asyncio.Event = field(default_factory=asyncio.Event)
+    wake_janitor: asyncio.Event = field(default_factory=asyncio.Event)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    rng: random.Random = field(default_factory=random.Random)
+    _prefix: str = field(default_factory=lambda: secrets.token_hex(6))
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def token(self) -> str:
+        """Return a claim's token, or a call's id, that was never used before (S3)."""
+        return f"{self._prefix}.{next(self._numbers):x}"
+
+    @property
+    def may_take_over(self) -> bool:
+        """Whether owners have had the time to renew after an outage (M5)."""
+        return self.clock.monotonic() >= self.takeover_at
+
+    @property
+    def shortest_lease(self) -> float:
+        """The shortest lease of the agents served, seconds."""
+        return min((sub.lease for sub in self.subscriptions.values()), default=15.0)
+
+    def finish(self, job: Job, outcome: Outcome) -> None:
+        """Queue an attempt's end for the next settle."""
+        job.outcome = outcome
+        self.finished.append((job, outcome))
+        self.wake_settle.set()
+
+    def forget(self, job: Job) -> None:
+        """Drop a run that is settled, or no longer this worker's."""
+        if self.jobs.pop(job.token, None) is not None and not self.jobs:
+            self.idle.set()
+
+    def failed(self, part: str, error: BaseException) -> None:
+        """Note that a backend cannot be reached."""
+        if part not in self.trouble:
+            _logger.warning("worker %s: the %s is not reachable: %s", self.name, part, error, extra={"part": part})
+        self.trouble[part] = str(error)
+
+    def recovered(self, part: str) -> None:
+        """Note that a backend answers again; owners get half a lease before anything is taken over."""
+        if self.trouble.pop(part, None) is None:
+            return
+        _logger.warning("worker %s: the %s is reachable again", self.name, part, extra={"part": part})
+        if part == "store":
+            longest = max((sub.lease for sub in self.subscriptions.values()), default=0.0)
+            self.takeover_at = self.clock.monotonic() + longest / 2
+            self.wake_leases.set()
+        self.wake_control.set()
+
+    async def insist(self, part: str, call: Callable[[], Awaitable[T]], *, until: float | None = None) -> T:
+        """Await ``call()`` again and again until the backend answers (L2, M1: calls are repeatable).
+
+        Args:
+            part: ``bus`` or ``store``, for health.
+            call: Makes a fresh awaitable for each try.
+            until: Monotonic time after which the last error is raised instead.
+
+        Raises:
+            BackendError: ``until`` has passed, or the worker is closing.
+        """
+        pause = 0.1
+        while True:
+            try:
+                answer = await call()
+            except Closed:
+                raise
+            except BackendError as error:
+                self.failed(part, error)
+                if self.closing or (until is not None and self.clock.monotonic() >= until):
+                    raise
+                await self.clock.wait(asyncio.Event(), pause * self.rng.uniform(0.5, 1.0))
+                pause = min(BACKOFF_MAX, pause * 2)
+            else:
+                self.recovered(part)
+                return answer
+
+

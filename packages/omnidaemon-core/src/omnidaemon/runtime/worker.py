@@ -1,0 +1,302 @@
+"""The engine of a process: wires intake, settlement, leases, relay, control and janitor together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from omnidaemon.model import jsontext
+from omnidaemon.model.agent import AgentConfig
+from omnidaemon.model.errors import BackendError, BackendUnavailable, Closed, UnsupportedCapability
+from omnidaemon.model.run import Outcome, Start
+from omnidaemon.ports.clock import Clock, SystemClock
+from omnidaemon.ports.event_bus import EventBus
+from omnidaemon.ports.runner import Runner
+from omnidaemon.ports.store import Put, Store
+from omnidaemon.runtime.control import WORKERS, Control
+from omnidaemon.runtime.execution import Execution
+from omnidaemon.runtime.handover import Handover, Mailbox
+from omnidaemon.runtime.intake import Intake
+from omnidaemon.runtime.janitor import Janitor
+from omnidaemon.runtime.job import Job, Subscription
+from omnidaemon.runtime.leases import Leases
+from omnidaemon.runtime.outcome import Outcomes
+from omnidaemon.runtime.relay import Relay
+from omnidaemon.runtime.settlement import Settlement
+from omnidaemon.runtime.state import WorkerState
+from omnidaemon.settings import Settings
+
+__all__ = ["Worker", "connect", "description"]
+
+_logger = logging.getLogger("omnidaemon.worker")
+# How long after the grace period refused runs have to unwind and be handed back.
+UNWIND = 2.0
+
+
+def description(config: AgentConfig) -> bytes:
+    """Return what the store keeps of an agent, as JSON."""
+    subscription = config.config.model_dump(mode="json")
+    callback = config.callback if config.callback is not None else config.agent
+    return jsontext.dump(
+        {
+            "name": config.name,
+            "topic": config.topic,
+            "description": config.description,
+            "version": config.version,
+            "tags": list(config.tags),
+            "tools": list(config.tools),
+            "callback": getattr(callback, "__qualname__", type(callback).__qualname__),
+            "config": subscription,
+        },
+        "the agent's description",
+    )
+
+
+async def connect(opened: EventBus | Store, timeout: float, clock: Clock) -> None:
+    """Open a bus or store, trying again for ``timeout`` seconds while it cannot be reached (L2).
+
+    Raises:
+        AccessDenied: At once.
+        BackendUnavailable: After ``timeout`` seconds.
+    """
+    deadline, pause = clock.monotonic() + timeout, 0.1
+    while True:
+        try:
+            await opened.open()
+        except BackendUnavailable:
+            if clock.monotonic() + pause >= deadline:
+                raise
+            await clock.wait(asyncio.Event(), pause)
+            pause = min(2.0, pause * 2)
+        else:
+            return
+
+
+class Worker:
+    """Runs in the I/O loop of its handover; agents run in the other one."""
+
+    def __init__(
+        self,
+        bus: EventBus,
+        store: Store,
+        settings: Settings,
+        handover: Handover,
+        *,
+        clock: Clock | None = None,
+        connect_timeout: float = 30.0,
+        lifespan_state: Any = None,
+        name: str | None = None,
+    ) -> None:
+        self._clock: Clock = clock or SystemClock()
+        self._connect_timeout = connect_timeout
+        self.name = name or f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.state = WorkerState(self.name, bus, store, None, self._clock, settings, handover)
+        self.outcomes = Outcomes(settings, self.name, self._clock)
+        self.intake = Intake(self.state, self.outcomes)
+        self.settlement = Settlement(self.state)
+        self.leases = Leases(self.state)
+        self.relay = Relay(self.state)
+        self.control = Control(self.state)
+        self.janitor = Janitor(self.state)
+        self._reports = Mailbox(handover.io_loop, self._receive)
+        self.execution = Execution(store, handover, settings, self.outcomes, self._report, lifespan_state)
+        self.state.to_agents = Mailbox(handover.app_loop, self.execution.receive)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._intake_tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, agents: Sequence[tuple[AgentConfig, Runner]]) -> None:
+        """Connect, register the agents, and begin.
+
+        Raises:
+            BackendError: Bus or store cannot be reached, or refuse.
+            UnsupportedCapability: An agent asks for what the bus cannot do.
+        """
+        state = self.state
+        try:
+            await connect(state.bus, self._connect_timeout, self._clock)
+            await connect(state.store, self._connect_timeout, self._clock)
+            state.fusion = state.store.fuse(state.bus)
+            for config, runner in agents:
+                await self.add(config, runner)
+        except BaseException:
+            await self._close_backends()
+            raise
+        state.idle.set()
+        # Flags are read before the first event is: a paused agent must not run one.
+        await self.control.look()
+        loops = [self.settlement.run, self.leases.run, self.relay.run, self.control.run, self.janitor.run]
+        self._tasks = [self._supervised(loop) for loop in loops]
+        self._intake_tasks = [self._supervised(loop) for loop in (self.intake.fresh, self.intake.inbox)]
+
+    async def add(self, config: AgentConfig, runner: Runner) -> None:
+        """Register one agent and serve it from now on; the same name again replaces its runner (L4)."""
+        state, options = self.state, config.config
+        for sub in state.subscriptions.values():
+            if (sub.group.topic, sub.group.agent) == (config.topic, config.name) and not sub.gone:
+                sub.config, sub.runner = config, runner
+                await state.store.enroll(config.topic, config.name, description(config))
+                return
+        row, was_deleted = await state.store.enroll(config.topic, config.name, description(config))
+        start = Start.of(options.start_from or ("now" if was_deleted else "beginning"))
+        if start.kind == "time" and not state.bus.capabilities.history_by_time:
+            raise UnsupportedCapability(
+                f"agent {config.name}: start_from a time needs a bus with history by time;"
+                f" {state.bus.capabilities.name!r} has none, redis_stream, kafka and nats do"
+            )
+        await self._warn(config, row.epoch, start, was_deleted)
+        while True:
+            await state.bus.ensure(config.topic, {row.group: start})
+            # What was made while the epoch ended is removed again (M8).
+            now = {(other.topic, other.agent): other for other in await state.store.agents()}[config.topic, config.name]
+            if now.epoch == row.epoch:
+                break
+            await state.bus.delete(row.group)
+            row, start = now, Start("now")
+        state.subscriptions[row.group] = Subscription(config, runner, row.group)
+        state.wake_intake.set()
+        state.wake_due.set()
+
+    async def _warn(self, config: AgentConfig, epoch: int, start: Start, was_deleted: bool) -> None:
+        extra = {"agent": config.name, "topic": config.topic}
+        if was_deleted and config.config.start_from is None:
+            _logger.warning(
+                "agent %s on %s was deleted before: it begins with new events only; give start_from= to say otherwise",
+                config.name,
+                config.topic,
+                extra=extra,
+            )
+        info = await self.state.bus.info(config.topic)
+        known = any(group.group == (config.topic, config.name, epoch) for group in info.groups)
+        if start.kind == "beginning" and not known and info.length.value:
+            _logger.warning(
+                "agent %s is new on %s and begins with the %d events that are retained; give start_from='now' to skip them",
+                config.name,
+                config.topic,
+                info.length.value,
+                extra=extra,
+            )
+
+    async def stop(self, grace: float) -> None:
+        """Drain: stop intake, finish within ``grace`` seconds, settle, hand the rest back (L1, M12)."""
+        state = self.state
+        state.stopping = True
+        for event in (state.wake_intake, state.wake_due):
+            event.set()
+        # Calls in flight may hold grants: wait for them before counting what is left.
+        await asyncio.gather(*self._intake_tasks, return_exceptions=True)
+        self._abort("unstarted")
+        deadline = self._clock.monotonic() + grace
+        while state.jobs and self._clock.monotonic() < deadline:
+            await self._clock.wait(state.idle, max(0.01, deadline - self._clock.monotonic()))
+        if state.jobs:
+            self._abort("handback")
+            await self._clock.wait(state.idle, UNWIND)
+        for job in list(state.jobs.values()):
+            # A thread that cannot be stopped: its claim is handed back now, its outcome will be refused.
+            state.finish(job, self.outcomes.handback(job))
+        await self._flush()
+        state.closing = True
+        for name in ("wake_settle", "wake_leases", "wake_relay", "wake_control", "wake_janitor"):
+            getattr(state, name).set()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._leave()
+
+    async def _flush(self) -> None:
+        state = self.state
+        try:
+            async with asyncio.timeout(UNWIND):
+                while state.finished:
+                    await self.settlement.flush()
+                if state.outgoing:
+                    await self.relay.once()
+        except (BackendError, TimeoutError) as error:
+            _logger.warning("worker %s leaves with unsettled work, which will be taken over: %s", self.name, error)
+
+    async def _leave(self) -> None:
+        state = self.state
+        try:
+            await state.store.put(WORKERS, [Put(self.name, None)])
+        except BackendError as error:
+            _logger.debug("the heartbeat could not be removed: %s", error)
+        for job in self.execution.leftovers:
+            _logger.warning(
+                "agent %s still runs event %s in a thread that cannot be stopped; it is abandoned",
+                job.subscription.config.name,
+                job.event_id,
+            )
+        await self._close_backends()
+
+    async def kill(self) -> None:
+        """Vanish as if killed: nothing is settled, handed back or given back. For tests."""
+        state = self.state
+        state.stopping = state.closing = True
+        for task in [*self._tasks, *self._intake_tasks]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._intake_tasks, return_exceptions=True)
+        for job in list(state.jobs.values()):
+            job.cancelled.set()
+            if state.to_agents is not None:
+                state.to_agents.put((job, "lost"))
+        state.jobs.clear()
+        await self._close_backends()
+
+    async def _close_backends(self) -> None:
+        for part in (self.state.bus, self.state.store):
+            try:
+                await part.close()
+            except BackendError as error:
+                _logger.debug("closing: %s", error)
+
+    def _abort(self, reason: str) -> None:
+        state = self.state
+        if state.jobs and state.to_agents is not None:
+            state.to_agents.put(*((job, reason) for job in state.jobs.values()))
+
+    def _report(self, job: Job, outcome: Outcome | None, *, settled: bool = True, freed: bool = True) -> None:
+        """Take, from the agents' loop, that an attempt has ended, or a slot has become free, or both."""
+        self._reports.put((job, outcome, settled, freed))
+
+    def _receive(self, items: list[Any]) -> None:
+        state, due = self.state, False
+        for job, outcome, settled, freed in items:
+            sub = job.subscription
+            if freed:
+                sub.busy -= 1
+                sub.from_inbox -= job.from_inbox
+                sub.finished += 1
+                due = due or sub.inbox_ready
+            if job.token not in state.jobs or not settled:
+                continue
+            if outcome is None:
+                state.forget(job)
+            else:
+                state.finished.append((job, outcome))
+        if state.finished:
+            state.wake_settle.set()
+        state.wake_intake.set()
+        if due:
+            state.wake_due.set()
+
+    def _supervised(self, loop: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        async def run() -> None:
+            while not self.state.closing:
+                try:
+                    return await loop()
+                except Closed:
+                    return None
+                except BackendError as error:
+                    if self.state.closing:
+                        return None
+                    self.state.failed("backend", error)
+                except Exception:
+                    # A loop that ends is a worker that looks alive and is dead: say so, and go on.
+                    _logger.exception("worker %s: %s failed and begins again", self.name, loop.__qualname__)
+                await self._clock.wait(asyncio.Event(), 1.0)
+            return None
+
+        return asyncio.get_running_loop().create_task(run(), name=f"omnidaemon-{loop.__qualname__}")

@@ -1,0 +1,1 @@
+"""What users call; the public names are exported by :mod:`omnidaemon`."""

@@ -1,0 +1,201 @@
+"""The SDK: what users call (``api.md``)."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+from omnidaemon.model.agent import AgentConfig, SubscriptionConfig
+from omnidaemon.model.errors import ConfigurationError
+from omnidaemon.model.names import check_topic
+from omnidaemon.ports.event_bus import EventBus
+from omnidaemon.ports.runner import Runner
+from omnidaemon.ports.store import Store
+from omnidaemon.runtime.handover import Handover, ThreadHandover
+from omnidaemon.runtime.worker import Worker
+from omnidaemon.sdk.commands import Commands
+from omnidaemon.sdk.publishing import Publishing
+from omnidaemon.sdk.runners import runner_for
+from omnidaemon.sdk.views import Views
+
+__all__ = ["OmniDaemonSDK"]
+
+_logger = logging.getLogger("omnidaemon")
+F = TypeVar("F", bound=Callable[..., Any])
+_SUBSCRIPTION = frozenset(SubscriptionConfig.model_fields)
+
+
+class OmniDaemonSDK(Publishing, Commands, Views):
+    """Publishes events, runs agents, and looks at both.
+
+    Args:
+        event_bus: A name, a URL or an instance; None for ``EVENT_BUS_TYPE``.
+        store: Likewise, for ``STORAGE_BACKEND``.
+        **settings: Any field of ``Settings``; they win over ``OMNIDAEMON_*`` variables.
+
+    Making one resolves nothing and connects to nothing. Publishing and queries connect at first use
+    and never start a worker; ``async with sdk`` connects and closes; ``await sdk.start()`` starts one.
+    """
+
+    def __init__(self, event_bus: EventBus | str | None = None, store: Store | str | None = None, **settings: Any) -> None:
+        super().__init__(event_bus, store, settings)
+        self._agents: dict[tuple[str, str], tuple[AgentConfig, Runner]] = {}
+        self._worker: Worker | None = None
+        self._handover: Handover | None = None
+        self._stopped = asyncio.Event()
+        self._life = asyncio.Lock()
+        self._plugged = False
+
+    def add_agent(self, config: AgentConfig) -> AgentConfig:
+        """Declare an agent; no I/O.
+
+        Raises:
+            ConfigurationError: Another callable has that name on that topic already, or its
+                parameters cannot be resolved.
+        """
+        key = (config.topic, config.name)
+        known = self._agents.get(key)
+        if known is not None and "name" not in config.model_fields_set:
+            before = known[0].callback if known[0].callback is not None else known[0].agent
+            if before is not (config.callback if config.callback is not None else config.agent):
+                raise ConfigurationError(
+                    f"two agents on {config.topic!r} are called {config.name!r}; give one of them name="
+                )
+        self._agents[key] = (config, runner_for(config))
+        return config
+
+    def agent(self, topic: str, **options: Any) -> Callable[[F], F]:
+        """Declare the decorated callable as an agent on ``topic`` and return it unchanged.
+
+        Options are the fields of ``AgentConfig`` and ``SubscriptionConfig``.
+        """
+        subscription = {name: options.pop(name) for name in list(options) if name in _SUBSCRIPTION}
+        if subscription:
+            if "config" in options:
+                raise ConfigurationError(f"give either config= or {', '.join(sorted(subscription))}")
+            options["config"] = SubscriptionConfig(**subscription)
+
+        def register(callback: F) -> F:
+            self.add_agent(AgentConfig(topic=check_topic(topic), callback=callback, **options))
+            return callback
+
+        return register
+
+    async def register_agent(self, agent_config: AgentConfig) -> None:
+        """Declare an agent and, if the worker runs, begin at once."""
+        config = self.add_agent(agent_config)
+        if self._worker is not None and self._handover is not None:
+            await self._handover.call_io(self._worker.add(*self._agents[config.topic, config.name]))
+
+    @property
+    def agents(self) -> list[AgentConfig]:
+        """The agents declared on this SDK."""
+        return [config for config, _ in self._agents.values()]
+
+    async def __aenter__(self) -> Self:
+        await self.connections.get()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.shutdown()
+
+    async def start(self) -> None:
+        """Start the worker of this process and return; a second call does nothing.
+
+        Raises:
+            ConfigurationError: Backends or agents cannot be.
+            BackendError: A backend cannot be reached within ``connect_timeout``, or refuses.
+        """
+        async with self._life:
+            if self._worker is not None:
+                return
+            chosen = self.choose()
+            self._load_plugins()
+            for _, runner in self._agents.values():
+                await runner.open()
+            handover = self._make_handover()
+            timeout = chosen.settings.connect_timeout
+            try:
+                worker = await handover.call_io(
+                    self._make_worker(handover, 30.0 if timeout is None else timeout)
+                )
+                await handover.call_io(worker.start(list(self._agents.values())))
+            except BaseException:
+                handover.stop()
+                raise
+            self._worker, self._handover = worker, handover
+            self._stopped.clear()
+            _logger.info("worker %s serves %d agents", worker.name, len(self._agents), extra=chosen.why)
+
+    def _make_handover(self) -> Handover:
+        return ThreadHandover(asyncio.get_running_loop())
+
+    async def _make_worker(self, handover: Handover, connect_timeout: float) -> Worker:
+        chosen = self.choose()
+        bus, store = chosen.bus.twin(), chosen.store.twin()
+        return Worker(bus, store, chosen.settings, handover, clock=self.clock, connect_timeout=connect_timeout)
+
+    def _load_plugins(self) -> None:
+        if self._plugged:
+            return
+        self._plugged = True
+        for point in importlib.metadata.entry_points(group="omnidaemon.plugins"):
+            point.load()(self)
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Drain the worker and keep the connections; may be called twice, and start() again after it."""
+        async with self._life:
+            worker, handover = self._worker, self._handover
+            if worker is None or handover is None:
+                return
+            seconds = self.settings.grace if grace is None else grace
+            await handover.call_io(worker.stop(seconds))
+            for _, runner in self._agents.values():
+                await runner.close(seconds)
+            # Joining a thread blocks: keep the agents' loop free meanwhile.
+            await asyncio.to_thread(handover.stop)
+            self._worker = self._handover = None
+            self._stopped.set()
+
+    async def shutdown(self, grace: float | None = None) -> None:
+        """Stop the worker and close the connections of this loop; may be called twice."""
+        await self.stop(grace)
+        await self.connections.close()
+
+    async def wait_stopped(self) -> None:
+        """Wait until the worker has stopped."""
+        if self._worker is not None:
+            await self._stopped.wait()
+
+    @property
+    def running(self) -> bool:
+        """Whether this SDK's worker runs."""
+        return self._worker is not None
+
+    def run(self) -> None:
+        """Run the worker in this process until SIGTERM or SIGINT; a second signal exits at once (L1)."""
+        asyncio.run(self.run_async())
+
+    async def run_async(self) -> None:
+        """The coroutine of :meth:`run`; installs signal handlers in the running loop."""
+        loop, asked = asyncio.get_running_loop(), asyncio.Event()
+
+        def on_signal(number: int) -> None:
+            if asked.is_set():
+                os._exit(128 + number)
+            asked.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal, number)
+        try:
+            await self.start()
+            await asked.wait()
+        finally:
+            await self.shutdown()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)

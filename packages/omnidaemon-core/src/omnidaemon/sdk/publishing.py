@@ -1,0 +1,119 @@
+"""Publishing from the caller's own event loop, without a hop (design §3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from omnidaemon.model.envelope import EventEnvelope
+from omnidaemon.model.errors import InvalidEvent, OmniDaemonError, UnsupportedCapability
+from omnidaemon.model.names import split_task_id
+from omnidaemon.model.run import Deferred, Outgoing
+from omnidaemon.runtime.outgoing import build, checked
+from omnidaemon.sdk.base import Base
+from omnidaemon.sdk.handles import EventHandle, TaskHandle
+
+__all__ = ["Publishing"]
+
+ORDERED_BUSES = "memory, sqlite, redis_stream, kafka, rabbitmq, nats"
+
+
+class Publishing(Base):
+    """The publishing part of :class:`OmniDaemonSDK`."""
+
+    webhooks = False
+
+    async def publish(self, topic: str | EventEnvelope, content: Any = None, **fields: Any) -> EventHandle:
+        """Publish one event durably and return its handle.
+
+        Args:
+            topic: The topic, or a whole envelope (then nothing else).
+            content: Any JSON value, pydantic model or dataclass.
+            **fields: ``key tenant_id idempotency_key deliver_at delay expires_at reply_to webhook
+                correlation_id causation_id session_id source headers id``.
+
+        Raises:
+            InvalidEvent: The event cannot be; nothing was sent.
+            PublishUncertain: Sent, outcome unknown; publishing it again with the same id is safe.
+            BackendError: Not sent.
+        """
+        event = self._event(topic, content, fields)
+        outgoing = checked(event, self.settings, webhooks=self.webhooks)
+        pair = await self.connections.get()
+        self._check_order(event)
+        if event.deliver_at is not None:
+            await pair.store.defer([Deferred(outgoing, deliver_at=event.deliver_at)])
+        else:
+            answer = (await pair.bus.publish([self._laned(outgoing)], self.settings.publish_timeout))[0]
+            if isinstance(answer, Exception):
+                raise answer
+        return EventHandle(self, event.id, event.topic)
+
+    async def publish_many(
+        self, events: Iterable[EventEnvelope | tuple[str, Any] | tuple[str, Any, dict[str, Any]]]
+    ) -> list[EventHandle | Exception]:
+        """Publish many events for the price of one round trip, with an outcome for each (P8).
+
+        Args:
+            events: Envelopes, or ``(topic, content)`` or ``(topic, content, fields)``.
+
+        Returns:
+            A handle or the exception, in the order given. After a failed event, later ones of the
+            same key are ``NotAttempted``.
+        """
+        outcomes: list[EventHandle | Exception] = []
+        now: list[tuple[int, Outgoing]] = []
+        later: list[Deferred] = []
+        pair = await self.connections.get()
+        settings = self.settings
+        for item in events:
+            try:
+                event = item if isinstance(item, EventEnvelope) else self._event(item[0], item[1], dict(*item[2:]))
+                outgoing = checked(event, settings, webhooks=self.webhooks)
+                self._check_order(event)
+            except OmniDaemonError as error:
+                outcomes.append(error)
+                continue
+            if event.deliver_at is not None:
+                later.append(Deferred(outgoing, deliver_at=event.deliver_at))
+            else:
+                now.append((len(outcomes), self._laned(outgoing)))
+            outcomes.append(EventHandle(self, event.id, event.topic))
+        if later:
+            await pair.store.defer(later)
+        if now:
+            answers = await pair.bus.publish([outgoing for _, outgoing in now], settings.publish_timeout)
+            for (index, _), answer in zip(now, answers, strict=True):
+                if isinstance(answer, Exception):
+                    outcomes[index] = answer
+        return outcomes
+
+    async def publish_task(self, event_envelope: EventEnvelope) -> str:
+        """Publish an envelope and return its id: the 0.1 name of :meth:`publish`."""
+        return (await self.publish(event_envelope)).id
+
+    def task(self, task_id: str) -> TaskHandle:
+        """Return the handle of a task id, or of a bare event id under the one-agent rule."""
+        event_id, agent = split_task_id(task_id)
+        return TaskHandle(self, event_id, agent)
+
+    def _event(self, topic: str | EventEnvelope, content: Any, fields: dict[str, Any]) -> EventEnvelope:
+        if not isinstance(topic, EventEnvelope):
+            return build(topic, content, fields)
+        if content is not None or fields:
+            raise InvalidEvent("publish(envelope) takes nothing else: put content and fields into the envelope")
+        return topic
+
+    def _check_order(self, event: EventEnvelope) -> None:
+        bus = self.choose().bus
+        if event.key is not None and not bus.capabilities.ordered_by_key:
+            raise UnsupportedCapability(
+                f"key={event.key!r} needs a bus that hands one key's events to one reader at a time, and"
+                f" {bus.capabilities.name!r} does not; these do: {ORDERED_BUSES}"
+            )
+
+    def _laned(self, outgoing: Outgoing) -> Outgoing:
+        """Leave the lane of a session to the store where the bus cannot order by key."""
+        if outgoing.key is not None and not self.choose().bus.capabilities.ordered_by_key:
+            outgoing.key = None
+        return outgoing
