@@ -7,6 +7,7 @@ when they are first used.
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,13 +55,44 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-_ERRORS = (
-    "AccessDenied AmbiguousTask BackendConflict BackendError BackendImportError BackendIncompatible"
-    " BackendNotInstalled BackendUnavailable BusFull Closed ConfigurationError DecodeError ForeignPackage"
-    " InvalidContent InvalidEvent InvalidName LeaseLost NonRetryable NotAttempted OmniDaemonError PayloadTooLarge"
-    " PublishUncertain ResultTimeout RetryAfter StoreTooNarrow TaskCanceled TaskError TaskFailed TaskNotFound"
-    " TaskRejected TooManyHops UnknownBackend UnsupportedCapability"
-).split()
+# Quiet unless the application configures logging.
+logging.getLogger("omnidaemon").addHandler(logging.NullHandler())
+
+_ERRORS = [
+    "AccessDenied",
+    "AmbiguousTask",
+    "BackendConflict",
+    "BackendError",
+    "BackendImportError",
+    "BackendIncompatible",
+    "BackendNotInstalled",
+    "BackendUnavailable",
+    "BusFull",
+    "Closed",
+    "ConfigurationError",
+    "DecodeError",
+    "ForeignPackage",
+    "InvalidContent",
+    "InvalidEvent",
+    "InvalidName",
+    "LeaseLost",
+    "NonRetryable",
+    "NotAttempted",
+    "OmniDaemonError",
+    "PayloadTooLarge",
+    "PublishUncertain",
+    "ResultTimeout",
+    "RetryAfter",
+    "StoreTooNarrow",
+    "TaskCanceled",
+    "TaskError",
+    "TaskFailed",
+    "TaskNotFound",
+    "TaskRejected",
+    "TooManyHops",
+    "UnknownBackend",
+    "UnsupportedCapability",
+]
 _HOMES = {
     **dict.fromkeys(_ERRORS, "omnidaemon.model.errors"),
     **dict.fromkeys(("AgentConfig", "RetryPolicy", "SubscriptionConfig"), "omnidaemon.model.agent"),

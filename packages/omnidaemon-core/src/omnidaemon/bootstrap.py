@@ -113,12 +113,14 @@ def choose(
         bus_name = store_name = "sqlite"
         bus_why = store_why = "default, as neither EVENT_BUS_TYPE nor STORAGE_BACKEND is set"
     if bus_name is None and store_name is not None:
-        bus_name, bus_why = _partner(plugins.BUSES, store_name, store_why, "EVENT_BUS_TYPE", event_bus, store)
+        bus_name, bus_why = _partner(plugins.BUSES, store_name, store_why, "EVENT_BUS_TYPE")
     if store_name is None and bus_name is not None:
         # The port that is set is resolved first: its error is the one to mend.
         if isinstance(event_bus, str) or event_bus is None:
-            plugins.load(plugins.BUSES, bus_name.partition("://")[0] if "://" not in bus_name else _scheme(bus_name), bus_why)
-        store_name, store_why = _partner(plugins.STORES, bus_name, bus_why, "STORAGE_BACKEND", event_bus, store)
+            plugins.load(
+                plugins.BUSES, bus_name.partition("://")[0] if "://" not in bus_name else _scheme(bus_name), bus_why
+            )
+        store_name, store_why = _partner(plugins.STORES, bus_name, bus_why, "STORAGE_BACKEND")
     base = {
         "namespace": settings.namespace,
         "connect_timeout": connect_timeout if settings.connect_timeout is None else settings.connect_timeout,
@@ -150,7 +152,7 @@ def _name(given: Any, variable: str, environ: Mapping[str, str]) -> tuple[str | 
     return (value, f"{variable}={value}") if value else (None, "")
 
 
-def _partner(group: str, other: str, why: str, variable: str, event_bus: Any, store: Any) -> tuple[str, str]:
+def _partner(group: str, other: str, why: str, variable: str) -> tuple[str, str]:
     scheme = _scheme(other)
     name = _PARTNER.get(plugins.normalise(scheme))
     if name is None or name not in plugins.installed(group):

@@ -44,7 +44,20 @@ KNOWN = {
 }
 _WORD = {BUSES: "event bus", STORES: "store"}
 _NEEDED = {
-    BUSES: ("open", "close", "ensure", "publish", "read", "ack", "extend", "give_back", "history", "trim", "info", "delete"),
+    BUSES: (
+        "open",
+        "close",
+        "ensure",
+        "publish",
+        "read",
+        "ack",
+        "extend",
+        "give_back",
+        "history",
+        "trim",
+        "info",
+        "delete",
+    ),
     STORES: ("open", "close", "claim", "due", "renew", "settle", "adopt", "decide", "outbox", "records", "get", "put"),
 }
 CURE = "pip uninstall -y omnidaemon && pip install --force-reinstall --no-deps omnidaemon-core omnidaemon-cli"
@@ -68,7 +81,8 @@ def check_foreign() -> None:
     parts = version.split(".")
     if [int(part) if part.isdigit() else 0 for part in parts[:2]] < [0, 2]:
         raise ForeignPackage(
-            f"the foreign distribution 'omnidaemon' {version} is installed and overwrites files of omnidaemon-core; run: {CURE}"
+            f"the foreign distribution 'omnidaemon' {version} is installed and overwrites files of omnidaemon-core;"
+            f" run: {CURE}"
         )
 
 

@@ -92,7 +92,9 @@ class SubscriptionConfig(_Declaration):
         if not isinstance(data, dict):
             return data
         if "group_name" in data:
-            raise ConfigurationError("SubscriptionConfig(group_name=...) is gone: the group is named by AgentConfig(name=...)")
+            raise ConfigurationError(
+                "SubscriptionConfig(group_name=...) is gone: the group is named by AgentConfig(name=...)"
+            )
         old = [name for name in _OLD_NAMES if name in data]
         if not old:
             return data

@@ -21,27 +21,47 @@ class CancelFlag(Protocol):
 
 
 class Context(Protocol):
-    """The run's own view of the runtime; every call is fenced by its claim.
+    """The run's own view of the runtime; every call is fenced by its claim."""
 
-    Attributes:
-        event: The event.
-        agent: The agent's name.
-        attempt: Number of this try, from 1.
-        starts: How often this run was started, lost starts included.
-        deadline: Wall-clock time by which the attempt must end, or None.
-        cancelled: Set when the run's outcome is no longer wanted.
-        logger: A logger whose records carry agent, event and attempt.
-        state: What the SDK's lifespan yielded, if there is one.
-    """
+    @property
+    def event(self) -> EventEnvelope:
+        """The event."""
+        ...
 
-    event: EventEnvelope
-    agent: str
-    attempt: int
-    starts: int
-    deadline: float | None
-    cancelled: CancelFlag
-    logger: logging.LoggerAdapter[logging.Logger]
-    state: Any
+    @property
+    def agent(self) -> str:
+        """The agent's name."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """Number of this try, from 1."""
+        ...
+
+    @property
+    def starts(self) -> int:
+        """How often this run was started, lost starts included."""
+        ...
+
+    @property
+    def deadline(self) -> float | None:
+        """Wall-clock time, seconds, by which the attempt must end; None for no limit."""
+        ...
+
+    @property
+    def cancelled(self) -> CancelFlag:
+        """Set when the run's outcome is no longer wanted."""
+        ...
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose records carry agent, event and attempt."""
+        ...
+
+    @property
+    def state(self) -> Any:
+        """What the process gave its runs to share, None if nothing."""
+        ...
 
     async def progress(self, message: str | None = None, percent: float | None = None, data: Any = None) -> None:
         """Add an entry to the run's progress stream."""

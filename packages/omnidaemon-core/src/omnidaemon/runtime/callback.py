@@ -75,11 +75,11 @@ class CallbackRunner:
         arguments = self._build(event, context)
         if self._threaded:
             return Done(await _in_thread(self._call_blocking, arguments, context))
-        value = self._callback(**arguments)
+        value: Any = self._callback(**arguments)
         if inspect.isawaitable(value):
             value = await value
         if inspect.isasyncgen(value):
-            return Done(await _drain(value, context))
+            return Done(await _drain(typing.cast("collections.abc.AsyncGenerator[Any, None]", value), context))
         return Done(list(value) if inspect.isgenerator(value) else value)
 
     def _call_blocking(self, arguments: dict[str, Any]) -> Any:

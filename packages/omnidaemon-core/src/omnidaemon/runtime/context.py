@@ -7,14 +7,13 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omnidaemon.model import jsontext
 from omnidaemon.model.envelope import EventEnvelope, PayloadBase, derived_id, encode
 from omnidaemon.model.errors import InvalidContent, LeaseLost, PayloadTooLarge, TooManyHops
 from omnidaemon.model.names import check_topic, task_id
 from omnidaemon.model.run import Deferred, Outgoing
-from omnidaemon.ports.context import Context
 from omnidaemon.ports.store import Store
 from omnidaemon.runtime.handover import Handover
 from omnidaemon.runtime.job import Job
@@ -25,7 +24,7 @@ __all__ = ["AskSignal", "RunContext", "follow_up"]
 _logger = logging.getLogger("omnidaemon.agent")
 
 
-class AskSignal(BaseException):  # noqa: N818 - not an error: it unwinds the run past `except Exception`
+class AskSignal(BaseException):
     """Ends the attempt until a human has answered."""
 
     def __init__(self, key: str, question: str, schema: Any, timeout: float | None) -> None:
@@ -35,7 +34,9 @@ class AskSignal(BaseException):  # noqa: N818 - not an error: it unwinds the run
 
 def follow_up(cause: EventEnvelope, topic: str, content: Any, event_id: str, **fields: Any) -> EventEnvelope:
     """Return an event caused by ``cause``: it inherits correlation, tenant and trace (design §4)."""
-    payload = PayloadBase(content=jsontext.plain(content), webhook=fields.pop("webhook", None), reply_to=fields.pop("reply_to", None))
+    payload = PayloadBase(
+        content=jsontext.plain(content), webhook=fields.pop("webhook", None), reply_to=fields.pop("reply_to", None)
+    )
     inherited = {
         "tenant_id": cause.tenant_id,
         "correlation_id": cause.correlation_id or cause.id,
@@ -44,13 +45,17 @@ def follow_up(cause: EventEnvelope, topic: str, content: Any, event_id: str, **f
         "traceparent": cause.traceparent,
         "tracestate": cause.tracestate,
     }
-    return EventEnvelope(**{**inherited, "id": event_id, "topic": topic, "payload": payload, "hops": cause.hops + 1, **fields})
+    return EventEnvelope(
+        **{**inherited, "id": event_id, "topic": topic, "payload": payload, "hops": cause.hops + 1, **fields}
+    )
 
 
 class RunContext:
     """See :class:`omnidaemon.ports.context.Context`."""
 
-    def __init__(self, job: Job, event: EventEnvelope, store: Store, handover: Handover, settings: Settings, state: Any) -> None:
+    def __init__(
+        self, job: Job, event: EventEnvelope, store: Store, handover: Handover, settings: Settings, state: Any
+    ) -> None:
         self._job, self._store, self._handover, self._settings = job, store, handover, settings
         self.event = event
         self.agent = job.subscription.config.name
@@ -98,7 +103,13 @@ class RunContext:
         job = self._job
         group = job.subscription.group
         default = derived_id(
-            group.topic, group.agent, str(group.epoch), job.event_id, str(job.grant.generation), topic, str(len(job.followups))
+            group.topic,
+            group.agent,
+            str(group.epoch),
+            job.event_id,
+            str(job.grant.generation),
+            topic,
+            str(len(job.followups)),
         )
         event = follow_up(self.event, topic, content, fields.pop("id", default), **_times(fields))
         body = encode(event)
@@ -169,5 +180,3 @@ def _times(fields: dict[str, Any]) -> dict[str, Any]:
         return normalised_times(fields)
     except TypeError as error:
         raise InvalidContent(str(error)) from None
-
-

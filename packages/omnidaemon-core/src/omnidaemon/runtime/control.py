@@ -10,6 +10,7 @@ from typing import Any
 from omnidaemon.model import jsontext
 from omnidaemon.model.errors import BackendError, Closed, InvalidContent
 from omnidaemon.ports.store import Put, Store
+from omnidaemon.runtime.job import Subscription
 from omnidaemon.runtime.state import WorkerState
 
 __all__ = ["FLAGS", "WORKERS", "Control", "bump", "pause_key", "paused_agents"]
@@ -35,7 +36,8 @@ async def bump(store: Store, *flags: Put) -> None:
 
 async def paused_agents(store: Store) -> set[str]:
     """Return the keys of all pause flags."""
-    keys, cursor = set(), None
+    keys: set[str] = set()
+    cursor = None
     while True:
         page = await store.scan(FLAGS, cursor)
         keys.update(item.key for item in page.items if item.key.startswith("pause:"))
@@ -95,7 +97,7 @@ class Control:
         state.wake_intake.set()
         state.wake_due.set()
 
-    def _give_back_unstarted(self, sub: object) -> None:
+    def _give_back_unstarted(self, sub: Subscription) -> None:
         state = self._state
         if state.to_agents is not None:
             state.to_agents.put(*((job, "unstarted") for job in state.jobs.values() if job.subscription is sub))

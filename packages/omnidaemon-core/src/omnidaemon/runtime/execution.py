@@ -20,7 +20,6 @@ from omnidaemon.settings import Settings
 __all__ = ["Execution"]
 
 
-
 class Report(Protocol):
     """Tells the I/O side that an attempt has ended (``settled``), a slot is free (``freed``), or both."""
 
@@ -97,7 +96,9 @@ class Execution:
         except asyncio.CancelledError:
             if job.abort is None and not job.cancelled.is_set():
                 # The agent cancelled itself, or something above it did: an ordinary failure.
-                outcome = self._outcomes.failed(job, RuntimeError("the run was cancelled from inside"), time.perf_counter())
+                outcome = self._outcomes.failed(
+                    job, RuntimeError("the run was cancelled from inside"), time.perf_counter()
+                )
             elif job.abort == "handback":
                 outcome = self._outcomes.handback(job)
         except KeyboardInterrupt:
@@ -126,7 +127,7 @@ class Execution:
             return self._outcomes.completed(job, done.value, time.perf_counter())
         except AskSignal as signal:
             return self._outcomes.waiting(job, signal, time.perf_counter())
-        except (Exception, SystemExit, GeneratorExit) as error:
+        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - whatever an agent raises
             timed_out = isinstance(error, TimeoutError) and config.timeout is not None and limit.expired()
             if timed_out:
                 job.cancelled.set()

@@ -116,7 +116,14 @@ class Intake:
             pass
         lease = state.subscriptions[delivery.group].lease
         return Ask(
-            delivery.group, delivery.id, state.token(), lease, lane, delivery.after, tenant, takeover=state.may_take_over
+            delivery.group,
+            delivery.id,
+            state.token(),
+            lease,
+            lane,
+            delivery.after,
+            tenant,
+            takeover=state.may_take_over,
         )
 
     async def _sort(self, pairs: list[tuple[Delivery, Grant]], sent: float, waited: float = 0.0) -> None:
@@ -251,7 +258,7 @@ class Intake:
             return DUE_INTERVAL
         call, sent = state.token(), state.clock.monotonic()
         due = await state.insist("store", lambda: state.store.due(state.name, call, want), until=sent + 5.0)
-        jobs = []
+        jobs: list[Job] = []
         for group, wish in want.items():
             grants = due.grants.get(group, [])
             subscription = state.subscriptions[group]

@@ -33,7 +33,7 @@ class Leases:
             self._watch()
             await state.clock.wait(state.wake_leases, state.shortest_lease / 3)
             state.wake_leases.clear()
-            if state.closing or not state.jobs:
+            if not state.jobs:
                 continue
             try:
                 await self._renew()
@@ -70,7 +70,9 @@ class Leases:
         """Give runs older than ``adopt_after`` to the inbox, and acknowledge them on the bus."""
         state = self._state
         age = state.clock.monotonic() - state.settings.adopt_after
-        jobs = [job for job in state.jobs.values() if job.delivery is not None and not job.adopted and job.claimed <= age]
+        jobs = [
+            job for job in state.jobs.values() if job.delivery is not None and not job.adopted and job.claimed <= age
+        ]
         if not jobs:
             return
         items = [
@@ -114,11 +116,11 @@ class Leases:
             return
         now, limit = state.clock.monotonic(), state.shortest_lease / 3
         if self._agents_thread is not None and now - self._beat > 1.5 * limit:
-            frame = sys._current_frames().get(self._agents_thread)
+            frame = sys._current_frames().get(self._agents_thread)  # noqa: SLF001 - the documented way to it
             if not self._stalled and frame is not None:
                 stack = "".join(traceback.format_stack(frame))
                 _logger.warning(
-                    "the agents' event loop has been blocked for %.1f s; use a sync function or isolation='thread':\n%s",
+                    "the agents' event loop is blocked for %.1f s now; use a sync function or isolation='thread':\n%s",
                     now - self._beat,
                     stack,
                 )

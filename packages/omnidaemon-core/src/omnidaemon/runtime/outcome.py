@@ -81,7 +81,11 @@ class Outcomes:
         data = read_data(job.grant.data)
         spent = int(data.get("retry_after", 0)) + 1
         event = job.event
-        late = event is not None and event.expires_at is not None and self._clock.time() + error.seconds >= event.expires_at
+        late = (
+            event is not None
+            and event.expires_at is not None
+            and self._clock.time() + error.seconds >= event.expires_at
+        )
         if spent > MAX_RETRY_AFTER or late:
             return self._dead(job, error, "retry_after_exhausted", ended)
         outcome = self._base(job, OutcomeKind.RETRY, self._data(job, ended, error, retry_after=spent))
@@ -92,7 +96,12 @@ class Outcomes:
 
     def waiting(self, job: Job, signal: AskSignal, ended: float) -> Outcome:
         """Return the outcome of a run that asked a human."""
-        asked = {"key": signal.key, "question": signal.question, "schema": signal.schema, "asked_at": round(self._clock.time(), 3)}
+        asked = {
+            "key": signal.key,
+            "question": signal.question,
+            "schema": signal.schema,
+            "asked_at": round(self._clock.time(), 3),
+        }
         outcome = self._base(job, OutcomeKind.WAIT, self._data(job, ended, asked=asked))
         outcome.question, outcome.delay = signal.key, signal.timeout
         outcome.counts = [*self._counts(job, ended), ("asked", 1)]
@@ -121,12 +130,19 @@ class Outcomes:
         outcome = self._base(job, OutcomeKind.FINAL, data)
         outcome.state = TaskState.FAILED
         outcome.dead = reason if config.dead_letter else None
-        outcome.counts = [*self._counts(job, ended), *_failure(error), ("failed", 1), ("dead_lettered", int(config.dead_letter))]
+        outcome.counts = [
+            *self._counts(job, ended),
+            *_failure(error),
+            ("failed", 1),
+            ("dead_lettered", int(config.dead_letter)),
+        ]
         if config.dead_letter and config.dead_letter_topic is not None and job.event is not None:
             group = job.subscription.group
             copy_id = derived_id("dead", job.event_id, group.agent, str(job.grant.generation))
             headers = {**(job.event.headers or {}), "omnidaemon-dead-letter": reason, "omnidaemon-agent": group.agent}
-            copy = job.event.model_copy(update={"id": copy_id, "topic": config.dead_letter_topic, "headers": headers, "key": None})
+            copy = job.event.model_copy(
+                update={"id": copy_id, "topic": config.dead_letter_topic, "headers": headers, "key": None}
+            )
             outcome.outbox = [Deferred(Outgoing(copy.topic, copy.id, encode(copy)))]
         return outcome
 
@@ -157,7 +173,12 @@ class Outcomes:
         """Return the record's data: what ran where, how long each attempt and step took, and why it ended."""
         now, took = self._clock.time(), round(max(0.0, ended - job.started), 6) if job.started else 0.0
         context = job.context
-        if error is None and asked is None and not job.grant.data and (context is None or not (context.steps or context.used)):
+        if (
+            error is None
+            and asked is None
+            and not job.grant.data
+            and (context is None or not (context.steps or context.used))
+        ):
             # The common case by far: keep it small and cheap.
             return b'{"runner_id":"%b","ended":%.3f,"took":%.6f}' % (self._worker.encode(), now, took)
         data = read_data(job.grant.data)
@@ -176,7 +197,11 @@ class Outcomes:
                 used = data.setdefault("usage", {})
                 used[name] = used.get(name, 0) + amount
         if error is not None:
-            entry |= {"error_type": type(error).__name__, "error": _clean(str(error), 500), "traceback": _traceback(error)}
+            entry |= {
+                "error_type": type(error).__name__,
+                "error": _clean(str(error), 500),
+                "traceback": _traceback(error),
+            }
             data["last_error"] = {"type": entry["error_type"], "message": entry["error"]}
         else:
             data.pop("last_error", None)

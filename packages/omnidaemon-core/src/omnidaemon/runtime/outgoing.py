@@ -51,7 +51,7 @@ def build(topic: str, content: Any, fields: dict[str, Any]) -> EventEnvelope:
     """
     unknown = fields.keys() - _FIELDS
     if unknown:
-        raise InvalidEvent(f"unknown field {sorted(unknown)[0]!r}; known: {', '.join(sorted(_FIELDS))}")
+        raise InvalidEvent(f"unknown field {min(unknown)!r}; known: {', '.join(sorted(_FIELDS))}")
     fields = normalised_times({name: value for name, value in fields.items() if value is not None})
     if "id" not in fields:
         key = fields.get("idempotency_key")
@@ -89,7 +89,9 @@ def checked(event: EventEnvelope, settings: Settings, *, webhooks: bool) -> Outg
     if event.payload.reply_to is not None:
         check_topic(event.payload.reply_to)
     if event.payload.webhook is not None and not webhooks:
-        raise InvalidEvent("webhook= needs a package that delivers webhooks, and none is installed: pip install omnidaemon-webhooks")
+        raise InvalidEvent(
+            "webhook= needs a package that delivers webhooks, and none is installed: pip install omnidaemon-webhooks"
+        )
     if event.hops > settings.max_hops:
         raise TooManyHops(f"event {event.id} has {event.hops} hops and max_hops is {settings.max_hops}")
     for name in ("key", "session_id"):
@@ -97,7 +99,9 @@ def checked(event: EventEnvelope, settings: Settings, *, webhooks: bool) -> Outg
         if value is not None and not 0 < len(value) <= 256:
             raise InvalidEvent(f"{name} has {len(value)} characters; use 1 to 256")
     if event.deliver_at is not None and event.expires_at is not None and event.deliver_at >= event.expires_at:
-        raise InvalidEvent(f"deliver_at={event.deliver_at} is not before expires_at={event.expires_at}: it would never run")
+        raise InvalidEvent(
+            f"deliver_at={event.deliver_at} is not before expires_at={event.expires_at}: it would never run"
+        )
     body = encode(event)
     if len(body) > settings.max_event_bytes:
         raise PayloadTooLarge(
@@ -105,5 +109,3 @@ def checked(event: EventEnvelope, settings: Settings, *, webhooks: bool) -> Outg
             " keep large data elsewhere and send a reference"
         )
     return Outgoing(event.topic, event.id, body, event.lane)
-
-

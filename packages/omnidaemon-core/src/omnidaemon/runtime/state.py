@@ -141,5 +141,3 @@ class WorkerState:
             else:
                 self.recovered(part)
                 return answer
-
-

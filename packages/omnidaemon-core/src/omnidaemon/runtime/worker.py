@@ -174,7 +174,7 @@ class Worker:
         known = any(group.group == (config.topic, config.name, epoch) for group in info.groups)
         if start.kind == "beginning" and not known and info.length.value:
             _logger.warning(
-                "agent %s is new on %s and begins with the %d events that are retained; give start_from='now' to skip them",
+                "agent %s is new on %s and begins with its %d retained events; give start_from='now' to skip them",
                 config.name,
                 config.topic,
                 info.length.value,

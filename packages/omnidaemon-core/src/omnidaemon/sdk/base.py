@@ -133,7 +133,9 @@ class Base:
         store = (await self.connections.get()).store
         name = task_id(record.event_id, record.group.agent)
         data = jsontext.dump(jsontext.plain(value), "the answer")
-        decision = Decision("answer", record.group, record.event_id, secrets.token_hex(8), question=question, value=data)
+        decision = Decision(
+            "answer", record.group, record.event_id, secrets.token_hex(8), question=question, value=data
+        )
         answer = await store.decide(decision)
         if answer != "done":
             waits = f"it waits for {record.question!r}" if record.question else f"it is {record.state.value}"

@@ -42,13 +42,15 @@ class OmniDaemonSDK(Publishing, Commands, Views):
     and never start a worker; ``async with sdk`` connects and closes; ``await sdk.start()`` starts one.
     """
 
-    def __init__(self, event_bus: EventBus | str | None = None, store: Store | str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, event_bus: EventBus | str | None = None, store: Store | str | None = None, **settings: Any
+    ) -> None:
         super().__init__(event_bus, store, settings)
         self._agents: dict[tuple[str, str], tuple[AgentConfig, Runner]] = {}
         self._worker: Worker | None = None
         self._handover: Handover | None = None
         self._stopped = asyncio.Event()
-        self._life = asyncio.Lock()
+        self._switching = asyncio.Lock()
         self._plugged = False
 
     def add_agent(self, config: AgentConfig) -> AgentConfig:
@@ -111,7 +113,7 @@ class OmniDaemonSDK(Publishing, Commands, Views):
             ConfigurationError: Backends or agents cannot be.
             BackendError: A backend cannot be reached within ``connect_timeout``, or refuses.
         """
-        async with self._life:
+        async with self._switching:
             if self._worker is not None:
                 return
             chosen = self.choose()
@@ -121,9 +123,7 @@ class OmniDaemonSDK(Publishing, Commands, Views):
             handover = self._make_handover()
             timeout = chosen.settings.connect_timeout
             try:
-                worker = await handover.call_io(
-                    self._make_worker(handover, 30.0 if timeout is None else timeout)
-                )
+                worker = await handover.call_io(self._make_worker(handover, 30.0 if timeout is None else timeout))
                 await handover.call_io(worker.start(list(self._agents.values())))
             except BaseException:
                 handover.stop()
@@ -149,7 +149,7 @@ class OmniDaemonSDK(Publishing, Commands, Views):
 
     async def stop(self, grace: float | None = None) -> None:
         """Drain the worker and keep the connections; may be called twice, and start() again after it."""
-        async with self._life:
+        async with self._switching:
             worker, handover = self._worker, self._handover
             if worker is None or handover is None:
                 return

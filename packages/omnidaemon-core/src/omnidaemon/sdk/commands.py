@@ -103,9 +103,8 @@ class Commands(Base):
     async def delete_topic(self, topic: str) -> Deletion:
         """Delete a topic with its events, agents, groups and dead letters."""
         pair = await self.connections.get()
-        parts = []
-        for row in await self.agent_rows(check_topic(topic)):
-            parts.append(await self.delete_agent(topic, row.agent, delete_group=True, delete_dlq=True))
+        rows = await self.agent_rows(check_topic(topic))
+        parts = [await self.delete_agent(topic, row.agent, delete_group=True, delete_dlq=True) for row in rows]
         events = await pair.bus.delete(topic)
         return Deletion(
             agents=sum(part.agents for part in parts),
@@ -159,7 +158,9 @@ class Commands(Base):
         async for record in self._chosen_dead(ids, topic, agent, reason, tenant):
             row = rows.get((record.group.topic, record.group.agent))
             if row is None or row.deleted:
-                raise TaskNotFound(f"agent {record.group.agent} on {record.group.topic} was deleted; register it before replaying")
+                raise TaskNotFound(
+                    f"agent {record.group.agent} on {record.group.topic} was deleted; register it before replaying"
+                )
             # The operation's id names what it replays, so that two replays of one dead letter run it once.
             op = f"replay:{record.generation}:{record.updated!r}"
             if await store.decide(Decision("replay", row.group, record.event_id, op)) == "done":
@@ -243,7 +244,9 @@ class Commands(Base):
             raise TaskNotFound(f"agent {agent} is not registered on {topic}")
         job = job or secrets.token_hex(6)
         kept = (await pair.store.get("replays", [job]))[0]
-        done = jsontext.load(kept.value) if kept is not None else {"position": "", "replayed": 0, "busy": 0}
+        done: dict[str, Any] = {"position": "", "replayed": 0, "busy": 0}
+        if kept is not None:
+            done = jsontext.load(kept.value)
         first = Start.of(done["position"]) if done["position"] else Start.of(start)
         try:
             async for position, body in pair.bus.history(topic, first, Start.of(end)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
-from typing import Any
 
 from omnidaemon.model.agent import AgentConfig
 from omnidaemon.model.errors import BackendImportError, ConfigurationError
@@ -55,7 +54,9 @@ def runner_for(config: AgentConfig) -> Runner:
 def _no_match(config: AgentConfig, modules: list[str], points: list[importlib.metadata.EntryPoint]) -> str:
     what = f"agent {config.name!r} is a {modules[0]}.{type(config.agent).__qualname__}"
     if points:
-        return f"{what}, which several runners claim: {', '.join(point.value for point in points)}; uninstall all but one"
+        return (
+            f"{what}, which several runners claim: {', '.join(point.value for point in points)}; uninstall all but one"
+        )
     for prefix, package in _KNOWN.items():
         if any(module == prefix or module.startswith(f"{prefix}.") for module in modules):
             return f"{what}, whose runner is not installed; run: pip install {package}"

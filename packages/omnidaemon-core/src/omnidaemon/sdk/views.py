@@ -46,7 +46,14 @@ class Views(Base):
     def _agent(row: AgentRow, paused: set[str]) -> dict[str, Any]:
         state = "paused" if pause_key(row.topic, row.agent) in paused else "active"
         known: dict[str, Any] = jsontext.load(row.data) if row.data else {}
-        return {**known, "name": row.agent, "topic": row.topic, "state": state, "epoch": row.epoch, "registered_at": row.registered_at}
+        return {
+            **known,
+            "name": row.agent,
+            "topic": row.topic,
+            "state": state,
+            "epoch": row.epoch,
+            "registered_at": row.registered_at,
+        }
 
     async def get_result(self, task_id: str) -> dict[str, Any] | None:
         """Return the record of a finished task with its message, None while there is no outcome."""
@@ -56,9 +63,12 @@ class Views(Base):
     async def list_results(self, limit: int = 100, *, tenant: str | None = None) -> list[dict[str, Any]]:
         """Return finished tasks, newest first, as ``{task_id, result, saved_at}``."""
         states = [state for state in TaskState if state.final]
-        page = await (await self.connections.get()).store.records(Query(states=states, tenant=tenant), None, _limit(limit))
+        page = await (await self.connections.get()).store.records(
+            Query(states=states, tenant=tenant), None, _limit(limit)
+        )
         return [
-            {"task_id": record.event_id, "result": record_dict(record), "saved_at": record.updated} for record in page.items
+            {"task_id": record.event_id, "result": record_dict(record), "saved_at": record.updated}
+            for record in page.items
         ]
 
     async def delete_result(self, task_id: str) -> bool:
@@ -162,7 +172,7 @@ class Views(Base):
         agent: str | None = None,
         since: datetime | float | None = None,
         until: datetime | float | None = None,
-        limit: int | None = None,
+        limit: int | None = None,  # noqa: ARG002
     ) -> dict[str, dict[str, dict[str, Any]]]:
         """Return exact counts and latency percentiles as ``{topic: {agent: {...}}}`` (T2).
 
@@ -218,8 +228,10 @@ class Views(Base):
                 serving[key] = max(serving.get(key, 0.0), worker["at"])
             warnings.extend(f"worker {worker['worker']}: {part}: {text}" for part, text in worker["trouble"].items())
             if worker["unreadable"]:
-                warnings.append(f"worker {worker['worker']}: {worker['unreadable']} events of a newer schema wait for an upgrade")
-        agents = {f"{row.topic}/{row.agent}": await self._life(row, serving.get((row.topic, row.agent))) for row in rows}
+                warnings.append(f"worker {worker['worker']}: {worker['unreadable']} events of a newer schema wait")
+        agents = {
+            f"{row.topic}/{row.agent}": await self._life(row, serving.get((row.topic, row.agent))) for row in rows
+        }
         dead = sum(agent["dead_letters"] for agent in agents.values())
         if dead >= self.settings.max_dead_letters > 0:
             warnings.append(f"{dead} dead letters are kept; look with `omnidaemon dlq list`, then replay or purge them")

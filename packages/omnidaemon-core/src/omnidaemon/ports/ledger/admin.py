@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Sequence
 
 from omnidaemon.model.run import Group, Hold, Record, TaskState
@@ -232,7 +233,7 @@ class LedgerAdmin:
         if since is None and until is None:
             return self.tables.counts(topic, agent, None, None)
         first = int((since or 0.0) // 60)
-        last = int(-(-(self.now if until is None else until) // 60)) if until is not None else int(self.now // 60) + 1
+        last = int(self.now // 60) + 1 if until is None else math.ceil(until / 60)
         return self.tables.counts(topic, agent, first, last)
 
     def get(self, ns: str, keys: Sequence[str]) -> list[Versioned | None]:

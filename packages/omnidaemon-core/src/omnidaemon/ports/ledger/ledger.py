@@ -46,29 +46,46 @@ class Ledger(LedgerAdmin):
                 return self._finished(group, ask.event_id)
             row = RunRow(group=group, event_id=ask.event_id, tenant=ask.tenant, created=now, updated=now)
         elif row.state.final:
-            if row.state is TaskState.CANCELED:
-                return Grant(GrantKind.CANCELED)
-            return self._finished(group, ask.event_id)
+            return self._ended(row)
         elif row.token == ask.token:
             return self._grant_of(row)
-        elif row.inbox:
-            return Grant(GrantKind.HELD)
-        elif row.token is not None:
-            if row.lease_until > now or not ask.takeover:
-                return Grant(GrantKind.BUSY)
-            row.lost += 1
-            row.token = None
+        return self._try(row, worker, ask)
+
+    def _try(self, row: RunRow, worker: str, ask: Ask) -> Grant:
+        refusal = self._held(row, ask)
+        if refusal is not None:
+            return Grant(refusal)
         if row.suspect:
-            tables.put_run(row)
+            self.tables.put_run(row)
             return Grant(GrantKind.SUSPECT)
-        if ask.lane is not None:
-            if row.lane_seq is None:
-                enter(tables, row, ask.lane, ask.after)
-            if not is_head(tables, row):
-                tables.put_run(row)
-                return Grant(GrantKind.BEHIND)
+        if ask.lane is not None and not self._first_in_lane(row, ask.lane, ask.after):
+            return Grant(GrantKind.BEHIND)
         self._start(row, worker, ask.token, ask.lease)
         return self._grant_of(row)
+
+    def _held(self, row: RunRow, ask: Ask) -> GrantKind | None:
+        """Return why a live run is not to be had; count the lost start if its claim is taken over."""
+        if row.inbox:
+            return GrantKind.HELD
+        if row.token is not None:
+            if row.lease_until > self.now or not ask.takeover:
+                return GrantKind.BUSY
+            row.lost += 1
+            row.token = None
+        return None
+
+    def _first_in_lane(self, row: RunRow, lane: str, after: str | None) -> bool:
+        if row.lane_seq is None:
+            enter(self.tables, row, lane, after)
+        first = is_head(self.tables, row)
+        if not first:
+            self.tables.put_run(row)
+        return first
+
+    def _ended(self, row: RunRow) -> Grant:
+        if row.state is TaskState.CANCELED:
+            return Grant(GrantKind.CANCELED)
+        return self._finished(row.group, row.event_id)
 
     def _finished(self, group: Group, event_id: str) -> Grant:
         return Grant(GrantKind.FINISHED, unsent=bool(self.tables.unsent(group, event_id)))
@@ -176,7 +193,7 @@ class Ledger(LedgerAdmin):
         tables.put_run(row)
         return True
 
-    def settle(self, worker: str, outcomes: Sequence[Outcome]) -> list[bool]:
+    def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
         """See :meth:`omnidaemon.ports.store.Store.settle`."""
         return [self._settle(outcome) for outcome in outcomes]
 
@@ -243,7 +260,7 @@ class Ledger(LedgerAdmin):
         leased = self.now + lease if lease else 0.0
         return self.tables.put_outbox(OutboxRow(row.event, due, leased, source, event_id))
 
-    def outbox(self, worker: str, limit: int, lease: float) -> tuple[list[Outgoing], float | None]:
+    def outbox(self, limit: int, lease: float) -> tuple[list[Outgoing], float | None]:
         """See :meth:`omnidaemon.ports.store.Store.outbox`."""
         rows = self.tables.lease_outbox(self.now, self.now + lease, limit)
         following = self.tables.next_outbox()

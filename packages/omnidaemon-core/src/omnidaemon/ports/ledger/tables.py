@@ -230,7 +230,9 @@ class Tables(Protocol):
         """Write a progress chunk."""
         ...
 
-    def chunks(self, topic: str, agent: str, event_id: str, after: int, limit: int, now: float) -> list[tuple[int, bytes]]:
+    def chunks(
+        self, topic: str, agent: str, event_id: str, after: int, limit: int, now: float
+    ) -> list[tuple[int, bytes]]:
         """Return unexpired progress chunks numbered above ``after``."""
         ...
 
