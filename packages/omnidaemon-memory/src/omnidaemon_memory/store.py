@@ -135,7 +135,7 @@ class MemoryStore:
     async def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
         """See the port."""
         with self._ledger("settle") as ledger:
-            return ledger.settle("", outcomes)
+            return ledger.settle(outcomes)
 
     async def decide(self, decision: Decision) -> str:
         """See the port."""
@@ -170,7 +170,7 @@ class MemoryStore:
     async def outbox(self, worker: str, limit: int, lease: float) -> tuple[list[Outgoing], float | None]:
         """See the port."""
         with self._ledger("outbox") as ledger:
-            return ledger.outbox(worker, limit, lease)
+            return ledger.outbox(limit, lease)
 
     async def sent(self, rows: Sequence[Outgoing]) -> None:
         """See the port."""

@@ -150,7 +150,11 @@ class EventBus(Protocol):
         ...
 
     async def ensure(self, topic: str, groups: Mapping[Group, Start]) -> None:
-        """Make the topic, and each group at its start, unless it exists: then its position stays."""
+        """Make the topic, and each group at its start, unless it exists: then its position stays.
+
+        Called before the group's first read in this process: where positions can be set only while
+        nobody reads (Kafka), this is the time.
+        """
         ...
 
     async def publish(self, batch: Sequence[Outgoing], timeout: float) -> list[Receipt | Exception]:
@@ -183,7 +187,11 @@ class EventBus(Protocol):
         ...
 
     async def give_back(self, batch: Sequence[Delivery]) -> None:
-        """Make deliveries available to the group again at once, uncounted."""
+        """Make deliveries available to the group again at once, uncounted.
+
+        Those of one key come back in the order they were published in. Leaving a group out of the
+        next ``want`` must not let another reader overtake what this one still holds.
+        """
         ...
 
     def history(self, topic: str, start: Start, end: Start) -> AsyncIterator[tuple[str, bytes]]:
@@ -197,7 +205,10 @@ class EventBus(Protocol):
         ...
 
     async def trim(self, topic: str, before: float) -> int:
-        """Remove events published before that time which EVERY group has finished; return how many (P7)."""
+        """Remove events published before that time which EVERY group has finished; return how many (P7).
+
+        Every group is asked first: no server forgets what is pending below a cut by itself.
+        """
         ...
 
     async def info(self, topic: str) -> TopicInfo:

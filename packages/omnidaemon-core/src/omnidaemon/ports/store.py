@@ -203,7 +203,8 @@ class Fusion(Protocol):
     ) -> list[tuple[Delivery, Grant]]:
         """Read and claim in one step; answers as ``read`` and ``claim`` together would.
 
-        Tokens are ``<call>.<n>``. The delivery of an answer other than GRANTED is treated as after
+        Tokens are ``<call>.<n>``; the same ``call`` again hands out what it granted before (M1). The
+        delivery of an answer other than GRANTED is treated as after
         a claim. ``settle`` then acknowledges :attr:`Outcome.delivery` itself.
         """
         ...

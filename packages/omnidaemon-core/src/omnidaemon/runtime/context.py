@@ -68,7 +68,6 @@ class RunContext:
         self.steps: dict[str, float] = {}
         self.used: dict[str, float] = {}
         self._notes: dict[str, bytes] | None = None
-        self._step_lock = asyncio.Lock()
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -154,11 +153,13 @@ class RunContext:
         self._job.leftover = ended
 
     async def _all_notes(self) -> dict[str, bytes]:
-        async with self._step_lock:
+        if self._notes is None:
+            work = self._store.notes(self._job.subscription.group, self._job.event_id)
+            notes = await self._handover.call_io(work)
+            # Steps may run side by side: whoever loaded first has the dict that all add to.
             if self._notes is None:
-                work = self._store.notes(self._job.subscription.group, self._job.event_id)
-                self._notes = await self._handover.call_io(work)
-            return self._notes
+                self._notes = notes
+        return self._notes
 
     def _owned(self, answer: bool) -> None:
         if not answer:

@@ -46,7 +46,6 @@ class Execution:
         self._waiting: dict[Subscription, collections.deque[Job]] = {}
         self._running: dict[Subscription, int] = {}
         self.leftovers: set[Job] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
 
     def receive(self, items: list[Any]) -> None:
         """Take jobs to run, and ``(job, reason)`` pairs to abort."""
@@ -66,9 +65,8 @@ class Execution:
                 continue
             self._running[subscription] = self._running.get(subscription, 0) + 1
             job.started = time.perf_counter()
+            # The worker's state keeps the job, and the job its task, until it is settled.
             job.task = self._handover.app_loop.create_task(self._run(job))
-            self.tasks.add(job.task)
-            job.task.add_done_callback(self.tasks.discard)
 
     def _abort(self, job: Job, reason: str) -> None:
         if job.outcome is not None or job.abort is not None:
@@ -116,19 +114,18 @@ class Execution:
             self._report(job, outcome, freed=freed)
 
     async def _attempt(self, job: Job, context: RunContext) -> Outcome:
-        config, event = job.subscription.config.config, context.event
-        limit = asyncio.timeout(config.timeout)
+        config, event, limit = job.subscription.config.config, context.event, None
         try:
             if config.timeout is None:
                 done = await job.subscription.runner.run(event, context)
             else:
-                async with limit:
+                async with asyncio.timeout(config.timeout) as limit:
                     done = await job.subscription.runner.run(event, context)
             return self._outcomes.completed(job, done.value, time.perf_counter())
         except AskSignal as signal:
             return self._outcomes.waiting(job, signal, time.perf_counter())
         except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - whatever an agent raises
-            timed_out = isinstance(error, TimeoutError) and config.timeout is not None and limit.expired()
+            timed_out = isinstance(error, TimeoutError) and limit is not None and limit.expired()
             if timed_out:
                 job.cancelled.set()
                 error = TimeoutError(f"the attempt took longer than timeout={config.timeout:g} s")

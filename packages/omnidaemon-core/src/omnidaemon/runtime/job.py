@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,24 @@ from omnidaemon.ports.runner import Runner
 if TYPE_CHECKING:
     from omnidaemon.runtime.context import RunContext
 
-__all__ = ["Job", "Subscription"]
+__all__ = ["Flag", "Job", "Subscription"]
+
+
+class Flag:
+    """Set once, read from any thread; an ``Event`` that nobody waits for, at a tenth of its price."""
+
+    __slots__ = ("_set",)
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def is_set(self) -> bool:
+        """Return whether it is set."""
+        return self._set
+
+    def set(self) -> None:
+        """Set it for good."""
+        self._set = True
 
 
 @dataclass(slots=True, eq=False)
@@ -80,7 +96,7 @@ class Job:
     adopted: bool = False
     from_inbox: bool = False
     started: float = 0.0
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    cancelled: Flag = field(default_factory=Flag)
     abort: str | None = None
     task: asyncio.Task[None] | None = None
     context: RunContext | None = None
