@@ -77,7 +77,7 @@ class Intake:
         state.recovered("bus")
         self._note_backlog(want, [delivery for delivery, _ in pairs])
         # The wait is part of the call: only what arrived late after it makes a grant stale.
-        await self._sort(list(pairs), sent + (wait if not pairs else 0.0), waited=wait)
+        await self._sort(list(pairs), sent + wait)
 
     async def _read(self, want: dict[Group, int], wait: float) -> None:
         state = self._state
@@ -126,7 +126,7 @@ class Intake:
             takeover=state.may_take_over,
         )
 
-    async def _sort(self, pairs: list[tuple[Delivery, Grant]], sent: float, waited: float = 0.0) -> None:
+    async def _sort(self, pairs: list[tuple[Delivery, Grant]], sent: float) -> None:
         """Start what was granted, and put away the rest."""
         state = self._state
         jobs: list[Job] = []
@@ -150,7 +150,7 @@ class Intake:
                 finish.append(delivery)
                 if grant.unsent:
                     state.wake_relay.set()
-        await self.start(jobs, sent + waited)
+        await self.start(jobs, sent)
         if adopt:
             items = [item for _, item in adopt]
             taken = await state.insist("store", lambda: state.store.adopt(items))

@@ -187,16 +187,16 @@ class Worker:
         state.stopping = True
         for event in (state.wake_intake, state.wake_due):
             event.set()
-        # Calls in flight may hold grants: wait for them before counting what is left.
-        await asyncio.gather(*self._intake_tasks, return_exceptions=True)
-        self._abort("unstarted")
         deadline = self._clock.monotonic() + grace
+        # Calls in flight may hold grants: wait for them before counting what is left (M12).
+        await self._ended(self._intake_tasks, grace)
+        self._abort("unstarted")
         while state.jobs and self._clock.monotonic() < deadline:
             await self._clock.wait(state.idle, max(0.01, deadline - self._clock.monotonic()))
         if state.jobs:
             self._abort("handback")
             await self._clock.wait(state.idle, UNWIND)
-        for job in list(state.jobs.values()):
+        for job in [job for job in state.jobs.values() if job.outcome is None]:
             # A thread that cannot be stopped: its claim is handed back now, its outcome will be refused.
             state.finish(job, self.outcomes.handback(job))
         await self._flush()
@@ -205,6 +205,18 @@ class Worker:
             getattr(state, name).set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._leave()
+
+    async def _ended(self, tasks: list[asyncio.Task[None]], grace: float) -> None:
+        """Wait for loops to end; one that a lost backend holds for longer than ``grace`` is cancelled."""
+        if not tasks:
+            return
+        ended = asyncio.Event()
+        waiting = asyncio.gather(*tasks, return_exceptions=True)
+        waiting.add_done_callback(lambda _: ended.set())
+        if not await self._clock.wait(ended, grace):
+            for task in tasks:
+                task.cancel()
+        await waiting
 
     async def _flush(self) -> None:
         state = self.state
