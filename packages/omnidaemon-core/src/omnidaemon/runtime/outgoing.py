@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-import uuid
 from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
 
 from omnidaemon.model import jsontext
-from omnidaemon.model.envelope import EventEnvelope, PayloadBase, derived_id, encode
+from omnidaemon.model.envelope import EventEnvelope, derived_id, encode, random_id
 from omnidaemon.model.errors import InvalidEvent, PayloadTooLarge, TooManyHops
 from omnidaemon.model.names import check_topic
 from omnidaemon.model.run import Outgoing
@@ -49,13 +48,13 @@ def build(topic: str, content: Any, fields: dict[str, Any]) -> EventEnvelope:
         InvalidEvent: An unknown field or one of the wrong type.
         InvalidContent: Content of a type that JSON does not have.
     """
-    unknown = fields.keys() - _FIELDS
-    if unknown:
+    if fields and (unknown := fields.keys() - _FIELDS):
         raise InvalidEvent(f"unknown field {min(unknown)!r}; known: {', '.join(sorted(_FIELDS))}")
-    fields = normalised_times({name: value for name, value in fields.items() if value is not None})
+    if fields:
+        fields = normalised_times({name: value for name, value in fields.items() if value is not None})
     if "id" not in fields:
         key = fields.get("idempotency_key")
-        fields["id"] = str(uuid.uuid4()) if key is None else derived_id(fields.get("tenant_id"), topic, key)
+        fields["id"] = random_id() if key is None else derived_id(fields.get("tenant_id"), topic, key)
     try:
         return _envelope(topic, jsontext.plain(content), fields)
     except ValidationError:
@@ -70,9 +69,11 @@ def build(topic: str, content: Any, fields: dict[str, Any]) -> EventEnvelope:
 
 
 def _envelope(topic: str, content: Any, fields: dict[str, Any]) -> EventEnvelope:
-    rest = dict(fields)
-    payload = PayloadBase(content=content, webhook=rest.pop("webhook", None), reply_to=rest.pop("reply_to", None))
-    return EventEnvelope(topic=topic, payload=payload, **rest)
+    payload = {"content": content}
+    if "webhook" in fields or "reply_to" in fields:
+        fields = dict(fields)
+        payload |= {name: fields.pop(name) for name in ("webhook", "reply_to") if name in fields}
+    return EventEnvelope.model_validate({"topic": topic, "payload": payload, **fields})
 
 
 def checked(event: EventEnvelope, settings: Settings, *, webhooks: bool) -> Outgoing:
