@@ -171,7 +171,8 @@ class TaskFailed(TaskError):
     """The agent gave up on the event.
 
     Attributes:
-        error_type: Name of the exception class that the agent raised last.
+        type: Name of the exception class that the agent raised last.
+        message: Its text.
         reason: The dead-letter reason, or None when ``dead_letter=False``.
         traceback: Text of the last traceback, possibly empty.
         attempts: Number of attempts that were made.
@@ -179,15 +180,17 @@ class TaskFailed(TaskError):
 
     def __init__(
         self,
-        message: str,
+        text: str,
         *,
         error_type: str = "",
+        message: str = "",
         reason: str | None = None,
         traceback: str = "",
         attempts: int = 0,
     ) -> None:
-        super().__init__(message)
-        self.error_type = error_type
+        super().__init__(text)
+        self.type = error_type
+        self.message = message
         self.reason = reason
         self.traceback = traceback
         self.attempts = attempts

@@ -10,10 +10,9 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from omnidaemon.model import jsontext
 from omnidaemon.model.agent import AgentConfig
-from omnidaemon.model.errors import BackendError, BackendUnavailable, Closed, UnsupportedCapability
-from omnidaemon.model.run import Outcome, Start
+from omnidaemon.model.errors import BackendError, BackendUnavailable, Closed
+from omnidaemon.model.run import Outcome
 from omnidaemon.ports.clock import Clock, SystemClock
 from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.runner import Runner
@@ -26,35 +25,17 @@ from omnidaemon.runtime.janitor import Janitor
 from omnidaemon.runtime.job import Job, Subscription
 from omnidaemon.runtime.leases import Leases
 from omnidaemon.runtime.outcome import Outcomes
+from omnidaemon.runtime.registration import Registration
 from omnidaemon.runtime.relay import Relay
 from omnidaemon.runtime.settlement import Settlement
 from omnidaemon.runtime.state import WorkerState
 from omnidaemon.settings import Settings
 
-__all__ = ["Worker", "connect", "description"]
+__all__ = ["Worker", "connect"]
 
 _logger = logging.getLogger("omnidaemon.worker")
 # How long after the grace period refused runs have to unwind and be handed back.
 UNWIND = 2.0
-
-
-def description(config: AgentConfig) -> bytes:
-    """Return what the store keeps of an agent, as JSON."""
-    subscription = config.config.model_dump(mode="json")
-    callback = config.callback if config.callback is not None else config.agent
-    return jsontext.dump(
-        {
-            "name": config.name,
-            "topic": config.topic,
-            "description": config.description,
-            "version": config.version,
-            "tags": list(config.tags),
-            "tools": list(config.tools),
-            "callback": getattr(callback, "__qualname__", type(callback).__qualname__),
-            "config": subscription,
-        },
-        "the agent's description",
-    )
 
 
 async def connect(opened: EventBus | Store, timeout: float, clock: Clock) -> None:
@@ -97,6 +78,7 @@ class Worker:
         self.name = name or f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
         self.state = WorkerState(self.name, bus, store, None, self._clock, settings, handover)
         self.outcomes = Outcomes(settings, self.name, self._clock)
+        self.registration = Registration(self.state)
         self.intake = Intake(self.state, self.outcomes)
         self.settlement = Settlement(self.state)
         self.leases = Leases(self.state)
@@ -121,8 +103,7 @@ class Worker:
             await connect(state.bus, self._connect_timeout, self._clock)
             await connect(state.store, self._connect_timeout, self._clock)
             state.fusion = state.store.fuse(state.bus)
-            for config, runner in agents:
-                await self.add(config, runner)
+            await self.registration.add(agents)
         except BaseException:
             await self._close_backends()
             raise
@@ -134,52 +115,8 @@ class Worker:
         self._intake_tasks = [self._supervised(loop) for loop in (self.intake.fresh, self.intake.inbox)]
 
     async def add(self, config: AgentConfig, runner: Runner) -> None:
-        """Register one agent and serve it from now on; the same name again replaces its runner (L4)."""
-        state, options = self.state, config.config
-        for sub in state.subscriptions.values():
-            if (sub.group.topic, sub.group.agent) == (config.topic, config.name) and not sub.gone:
-                sub.config, sub.runner = config, runner
-                await state.store.enroll(config.topic, config.name, description(config))
-                return
-        row, was_deleted = await state.store.enroll(config.topic, config.name, description(config))
-        start = Start.of(options.start_from or ("now" if was_deleted else "beginning"))
-        if start.kind == "time" and not state.bus.capabilities.history_by_time:
-            raise UnsupportedCapability(
-                f"agent {config.name}: start_from a time needs a bus with history by time;"
-                f" {state.bus.capabilities.name!r} has none, redis_stream, kafka and nats do"
-            )
-        await self._warn(config, row.epoch, start, was_deleted)
-        while True:
-            await state.bus.ensure(config.topic, {row.group: start})
-            # What was made while the epoch ended is removed again (M8).
-            now = {(other.topic, other.agent): other for other in await state.store.agents()}[config.topic, config.name]
-            if now.epoch == row.epoch:
-                break
-            await state.bus.delete(row.group)
-            row, start = now, Start("now")
-        state.subscriptions[row.group] = Subscription(config, runner, row.group)
-        state.wake_intake.set()
-        state.wake_due.set()
-
-    async def _warn(self, config: AgentConfig, epoch: int, start: Start, was_deleted: bool) -> None:
-        extra = {"agent": config.name, "topic": config.topic}
-        if was_deleted and config.config.start_from is None:
-            _logger.warning(
-                "agent %s on %s was deleted before: it begins with new events only; give start_from= to say otherwise",
-                config.name,
-                config.topic,
-                extra=extra,
-            )
-        info = await self.state.bus.info(config.topic)
-        known = any(group.group == (config.topic, config.name, epoch) for group in info.groups)
-        if start.kind == "beginning" and not known and info.length.value:
-            _logger.warning(
-                "agent %s is new on %s and begins with its %d retained events; give start_from='now' to skip them",
-                config.name,
-                config.topic,
-                info.length.value,
-                extra=extra,
-            )
+        """Register one more agent and serve it from now on."""
+        await self.registration.add([(config, runner)])
 
     async def stop(self, grace: float) -> None:
         """Drain: stop intake, finish within ``grace`` seconds, settle, hand the rest back (L1, M12)."""

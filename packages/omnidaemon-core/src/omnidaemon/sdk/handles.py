@@ -65,6 +65,7 @@ def outcome_of(record: Record) -> TaskOutcome:
     failed = TaskFailed(
         f"task {name} failed: {last.get('type', 'unknown')}: {last.get('message', '')}",
         error_type=last.get("type", ""),
+        message=last.get("message", ""),
         reason=record.dead or data.get("reason"),
         traceback=history[-1].get("traceback", "") if history else "",
         attempts=record.attempt,
