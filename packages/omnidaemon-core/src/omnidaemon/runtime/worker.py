@@ -22,7 +22,7 @@ from omnidaemon.runtime.execution import Execution
 from omnidaemon.runtime.handover import Handover, Mailbox
 from omnidaemon.runtime.intake import Intake
 from omnidaemon.runtime.janitor import Janitor
-from omnidaemon.runtime.job import Job, Subscription
+from omnidaemon.runtime.job import Job
 from omnidaemon.runtime.leases import Leases
 from omnidaemon.runtime.outcome import Outcomes
 from omnidaemon.runtime.registration import Registration

@@ -238,7 +238,7 @@ class Views(Base):
         for row in rows:
             if (row.topic, row.agent) not in serving and now - row.registered_at > self.settings.orphan_after:
                 warnings.append(
-                    f"agent {row.agent} on {row.topic} has no worker and holds back its events; if it is not coming back:"
+                    f"agent {row.agent} on {row.topic} has no worker and holds back its events; if it will not return:"
                     f" omnidaemon agent delete {row.topic} {row.agent} --cleanup"
                 )
         alive = [worker for worker in workers if not worker["stopping"]]
