@@ -376,3 +376,16 @@ def test_one_process_and_namespace_share_their_events_others_do_not():
         assert same.location == "memory of this process"
 
     asyncio.run(run())
+
+
+@scenario
+async def test_what_comes_back_at_different_times_comes_in_the_order_of_publishing(bus, clock):
+    await bus.publish([event(n, "k") for n in range(1, 6)], 1)
+    held = await bus.read({A: 5}, 0)
+    await bus.give_back([held[3]])
+    clock.at += 15
+    await bus.extend([held[2]])
+    assert ids(await bus.read({A: 2}, 0)) == ["e1", "e2"]
+    assert ids(await bus.read({A: 5}, 0)) == ["e4", "e5"]
+    clock.at += 15
+    assert ids(await bus.read({A: 9}, 0)) == ["e1", "e2", "e3", "e4", "e5"]

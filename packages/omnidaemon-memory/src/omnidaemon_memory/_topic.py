@@ -42,8 +42,10 @@ class GroupState:
 
     cursor: int
     pending: dict[int, Hand] = field(default_factory=dict)
-    # Redelivery times, with stale entries: a hand counts only if it still has that time.
+    # Heap of redelivery times, with stale entries: one counts only if its hand still has that time.
     times: list[tuple[float, int]] = field(default_factory=list)
+    # Heap of the positions whose time has come, so that they come back in the order of publishing.
+    back: list[int] = field(default_factory=list)
     keys: SortedIndex[str, int] = field(default_factory=SortedIndex[str, int])
 
     def hand_over(self, entry: Entry, reader: str, until: float) -> None:
@@ -59,8 +61,24 @@ class GroupState:
         if hand is not None and hand.entry.key is not None:
             self.keys.remove(hand.entry.key, position)
 
-    def next_time(self) -> float | None:
+    def redeliver(self, now: float) -> Entry | None:
+        """Return the oldest entry that is due for redelivery, if one is."""
+        while (due := self._next_time()) is not None and due <= now:
+            heappush(self.back, heappop(self.times)[1])
+        while self.back:
+            hand = self.pending.get(self.back[0])
+            if hand is not None and hand.until <= now:
+                return hand.entry
+            heappop(self.back)
+            if hand is not None:  # prolonged meanwhile, or the clock was set back
+                heappush(self.times, (hand.until, hand.entry.position))
+        return None
+
+    def next_time(self, now: float) -> float | None:
         """Return when the next pending entry is due for redelivery."""
+        return now if self.redeliver(now) is not None else self._next_time()
+
+    def _next_time(self) -> float | None:
         while self.times:
             until, position = self.times[0]
             hand = self.pending.get(position)
@@ -68,11 +86,6 @@ class GroupState:
                 return until
             heappop(self.times)
         return None
-
-    def redeliver(self, now: float) -> Entry | None:
-        """Return the entry that is due for redelivery longest, if one is."""
-        due = self.next_time()
-        return None if due is None or due > now else self.pending[self.times[0][1]].entry
 
     def predecessor(self, entry: Entry) -> str | None:
         """Return the id of the closest earlier event of that key which the group has not finished."""

@@ -108,7 +108,7 @@ class MemoryBroker:
                 for entry in self._available(topic, state, limit, now):
                     state.hand_over(entry, reader, now + lease)
                     deliveries.append(self._delivery(group, state, entry))
-                if (due := state.next_time()) is not None:
+                if (due := state.next_time(now)) is not None:
                     times.append(due)
         return deliveries, min(times, default=None)
 

@@ -167,7 +167,7 @@ class MemoryStore:
         with self._ledger("defer") as ledger:
             return ledger.defer(rows)
 
-    async def outbox(self, worker: str, limit: int, lease: float) -> tuple[list[Outgoing], float | None]:
+    async def outbox(self, worker: str, limit: int, lease: float) -> tuple[list[Outgoing], float | None]:  # noqa: ARG002 - leases are by time
         """See the port."""
         with self._ledger("outbox") as ledger:
             return ledger.outbox(limit, lease)

@@ -246,7 +246,7 @@ class MemoryTables:
         self._set(self._streams, key, _Stream(expires, {**old.chunks, number: chunk}))
         heappush(self._expiries, (expires, "stream", key))
 
-    def chunks(  # noqa: PLR0917 - the port's order
+    def chunks(
         self, topic: str, agent: str, event_id: str, after: int, limit: int, now: float
     ) -> list[tuple[int, bytes]]:
         """See ``Tables``."""

@@ -156,7 +156,7 @@ class EventTables:
         return Taken([], next_at) if next_at is None or next_at > self._now else None
 
     def take(self, want: Mapping[Group, int], reader: str, lease: float) -> Taken:
-        """Hand over what there is, redeliveries first."""
+        """Hand over what there is, redeliveries first, each in the order of publishing."""
         deliveries: list[Delivery] = []
         times: list[float] = []
         for group, limit in want.items():
@@ -166,7 +166,7 @@ class EventTables:
             number, topic, cursor, last = found
             rows = self._execute(
                 "SELECT e.ref, e.id, e.key, e.body FROM pending p CROSS JOIN events e ON e.ref = p.ref"
-                " WHERE p.grp = ? AND p.until <= ? ORDER BY p.until, p.ref LIMIT ?",
+                " WHERE p.grp = ? AND p.until <= ? ORDER BY p.ref LIMIT ?",
                 (number, self._now, limit),
             ).fetchall()
             if len(rows) < limit and cursor < last:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,13 @@ def path_of(settings: Mapping[str, Any]) -> str:
     return unquote(rest)
 
 
-def absolute(path: str) -> str:
+def absolute(path: str | os.PathLike[str]) -> str:
     """Return the absolute path of a database file.
 
     Raises:
         ConfigurationError: SQLite's name for a database in memory, which no other process could see.
     """
+    path = os.fspath(path)
     if path.startswith((":memory:", "file:")):
         raise ConfigurationError(f"{path!r} is no file: give a path, or use the adapters named 'memory'")
     return str(Path(path).expanduser().absolute())

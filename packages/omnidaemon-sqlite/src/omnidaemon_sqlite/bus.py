@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -58,7 +59,7 @@ class SQLiteEventBus:
 
     def __init__(
         self,
-        path: str = DEFAULT_PATH,
+        path: str | os.PathLike[str] = DEFAULT_PATH,
         *,
         namespace: str = "omni",
         clock: Clock | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -60,7 +61,7 @@ class SQLiteStore:
 
     def __init__(
         self,
-        path: str = DEFAULT_PATH,
+        path: str | os.PathLike[str] = DEFAULT_PATH,
         *,
         namespace: str = "omni",
         clock: Clock | None = None,
