@@ -2,8 +2,8 @@
 
 import pytest
 
-from omnidaemon_memory import MemoryBroker, MemoryEventBus
-from omnidaemon_testing import ContractTiming, EventBusContract
+from omnidaemon_memory import MemoryBroker, MemoryEventBus, MemoryStore, MemoryTables
+from omnidaemon_testing import ContractTiming, EventBusContract, StoreContract
 
 
 class TestMemoryEventBus(EventBusContract):
@@ -18,3 +18,12 @@ class TestMemoryEventBus(EventBusContract):
             return MemoryEventBus(broker, lease=self.timing.lease, topic_max_bytes=topic_max_bytes)
 
         return make
+
+
+class TestMemoryStore(StoreContract):
+    timing = TestMemoryEventBus.timing
+
+    @pytest.fixture
+    def make_store(self, unique_prefix):
+        tables = {}
+        return lambda namespace=unique_prefix: MemoryStore(tables.setdefault(namespace, MemoryTables()))
