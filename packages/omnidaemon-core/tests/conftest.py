@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Protocol
 
 import pytest
-from omnidaemon_memory import MemoryEventBus, MemoryStore
 
 from omnidaemon import OmniDaemonSDK
 from omnidaemon.runtime import control, intake, relay
+from omnidaemon_memory import MemoryEventBus, MemoryStore
 
 FOREIGN = ("EVENT_BUS_TYPE", "STORAGE_BACKEND", "REDIS_URL", "REDIS_KEY_PREFIX", "SQLITE_PATH", "JSON_STORAGE_DIR")
 
@@ -79,7 +79,7 @@ def serve() -> Serve:
             yield
         finally:
             for sdk in sdks:
-                await sdk.shutdown(grace=0.2)
+                await sdk.shutdown(grace=0.05)
 
     return serving
 

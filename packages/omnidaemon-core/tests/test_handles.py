@@ -91,7 +91,12 @@ def test_result_of_a_failed_task_raises_all_that_is_known(sdk, serve, run):
             with pytest.raises(TaskFailed, match=f"{event.id}:bad failed: KeyError: 'lost'") as caught:
                 await event.result(timeout=2)
             error = caught.value
-            assert (error.type, error.message, error.attempts, error.reason) == ("KeyError", "'lost'", 2, "max_attempts")
+            assert (error.type, error.message, error.attempts, error.reason) == (
+                "KeyError",
+                "'lost'",
+                2,
+                "max_attempts",
+            )
             assert 'raise KeyError("lost")' in error.traceback
 
     run(main())
@@ -135,7 +140,7 @@ def test_result_without_any_agent_times_out_and_says_so(sdk, run):
     async def main():
         async with sdk:
             event = await sdk.publish("t", 1)
-            with pytest.raises(ResultTimeout, match="no agent has taken event .* within 0.02 s; is a worker running"):
+            with pytest.raises(ResultTimeout, match=r"no agent has taken event .* within 0.02 s; is a worker running"):
                 await event.result(timeout=0.02)
             with pytest.raises(TimeoutError):
                 await event.result(timeout=0)
@@ -311,7 +316,7 @@ def test_cancel_of_what_nobody_could_run(sdk, run):
     run(main())
 
 
-def test_an_events_handle_knows_its_topic_when_it_cancels(sdk, serve, run, eventually):
+def test_an_events_handle_knows_its_topic_when_it_cancels(sdk, serve, run):
     """The same agent name on two topics is no reason to be ambiguous."""
     seen = []
 
@@ -429,9 +434,9 @@ def test_timeouts_may_be_timedeltas(sdk, run):
     async def main():
         async with sdk:
             event = await sdk.publish("t", 1)
-            with pytest.raises(ResultTimeout, match="within 0.01 s"):
+            with pytest.raises(ResultTimeout, match=r"within 0.01 s"):
                 await event.result(timeout=timedelta(milliseconds=10))
-            with pytest.raises(ResultTimeout, match="after 0.01 s"):
+            with pytest.raises(ResultTimeout, match=r"after 0.01 s"):
                 await event.results(timeout=timedelta(milliseconds=10))
 
     run(main())

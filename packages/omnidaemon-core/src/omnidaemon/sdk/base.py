@@ -72,31 +72,35 @@ class Base:
         store = (await self.connections.get()).store
         return (await store.records(Query(topic=topic, agent=agent, event_ids=[event_id]), None, 1000)).items
 
-    async def find_one(self, task: str) -> Record | None:
+    async def find_one(self, task: str, topic: str | None = None) -> Record | None:
         """Return the record of a task id, or of a bare event id under the one-agent rule.
+
+        Args:
+            task: The id.
+            topic: Only there, for an event id that was published on several topics.
 
         Raises:
             AmbiguousTask: Several agents work on the event.
         """
         event_id, agent = split_task_id(task)
-        records = await self.find_records(event_id, agent)
+        records = await self.find_records(event_id, agent, topic)
         if not records and agent is not None:
-            records = await self.find_records(task, None)
+            records = await self.find_records(task, None, topic)
         if len(records) > 1:
             names = ", ".join(sorted(task_id(record.event_id, record.group.agent) for record in records))
-            raise AmbiguousTask(f"several agents work on event {event_id}; use one of {names}")
+            raise AmbiguousTask(f"several agents work on event {records[0].event_id}; use one of {names}")
         return records[0] if records else None
 
-    async def get_task(self, task_id: str) -> dict[str, Any] | None:
+    async def get_task(self, task_id: str, *, topic: str | None = None) -> dict[str, Any] | None:
         """Return a task's record in any state, None while no worker has claimed it.
 
         Raises:
             AmbiguousTask: A bare event id that several agents work on.
         """
-        record = await self.find_one(task_id)
+        record = await self.find_one(task_id, topic)
         return None if record is None else record_dict(record)
 
-    async def cancel(self, task: str) -> bool:
+    async def cancel(self, task: str, *, topic: str | None = None) -> bool:
         """Cancel a task wherever it runs or waits, or before anyone has met it (C2).
 
         Returns:
@@ -107,20 +111,23 @@ class Base:
             TaskNotFound: No agent of that name is registered.
         """
         store = (await self.connections.get()).store
-        record = await self.find_one(task)
+        record = await self.find_one(task, topic)
         if record is not None:
             group, event_id = record.group, record.event_id
         else:
-            group, event_id = await self._unmet(task)
+            group, event_id = await self._unmet(task, topic)
         ttl = max(self.settings.result_ttl, self.settings.retention)
         decision = Decision("cancel", group, event_id, secrets.token_hex(8), ttl=ttl)
         answer = await store.decide(decision)
         await bump(store)
         return answer == "done"
 
-    async def _unmet(self, task: str) -> tuple[Group, str]:
+    async def _unmet(self, task: str, topic: str | None) -> tuple[Group, str]:
         event_id, agent = split_task_id(task)
-        rows = [row for row in await self.agent_rows() if agent in (None, row.agent)]
+        known = await self.agent_rows(topic)
+        rows = [row for row in known if agent in (None, row.agent)]
+        if not rows and agent is not None:
+            event_id, rows = task, known  # an event id with colons
         if not rows:
             raise TaskNotFound(f"no agent is registered that could run task {task}")
         if len(rows) > 1:

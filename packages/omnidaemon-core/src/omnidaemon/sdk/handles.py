@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from pydantic import TypeAdapter
 
 from omnidaemon.model import jsontext
+from omnidaemon.model.durations import Duration, in_seconds
 from omnidaemon.model.errors import (
     AmbiguousTask,
     ResultTimeout,
@@ -19,7 +20,7 @@ from omnidaemon.model.errors import (
     TaskNotFound,
     TaskRejected,
 )
-from omnidaemon.model.names import task_id
+from omnidaemon.model.names import split_task_id, task_id
 from omnidaemon.model.run import Record, TaskState
 from omnidaemon.runtime.outcome import read_data
 
@@ -78,6 +79,14 @@ class TaskHandle:
 
     def __init__(self, sdk: Base, event_id: str, agent: str | None = None, topic: str | None = None) -> None:
         self._sdk, self.event_id, self.agent, self.topic = sdk, event_id, agent, topic
+        self._typed: str | None = None
+
+    @classmethod
+    def of(cls, sdk: Base, task: str) -> TaskHandle:
+        """Return the handle of what a user typed: ``<event id>:<agent>``, or an event id with colons."""
+        handle = cls(sdk, *split_task_id(task))
+        handle._typed = task
+        return handle
 
     @property
     def id(self) -> str:
@@ -89,19 +98,19 @@ class TaskHandle:
 
     async def info(self) -> dict[str, Any] | None:
         """Return the task's record in any state, None while no worker has claimed it."""
-        return await self._sdk.get_task(self.id)
+        return await self._sdk.get_task(self.id, topic=self.topic)
 
     @overload
-    async def result(self, timeout: float | None = None) -> Any: ...
+    async def result(self, timeout: Duration | None = None) -> Any: ...
 
     @overload
-    async def result(self, timeout: float | None = None, *, as_: type[T]) -> T: ...
+    async def result(self, timeout: Duration | None = None, *, as_: type[T]) -> T: ...
 
-    async def result(self, timeout: float | None = None, *, as_: Any = None) -> Any:
+    async def result(self, timeout: Duration | None = None, *, as_: Any = None) -> Any:
         """Wait for the outcome and return the agent's value.
 
         Args:
-            timeout: Seconds to wait; None waits for ever.
+            timeout: Seconds to wait, or a ``timedelta``; None waits for ever.
             as_: A model, dataclass or other type that the value is validated as.
 
         Raises:
@@ -111,7 +120,7 @@ class TaskHandle:
             ResultTimeout: No outcome in time; the task goes on.
             AmbiguousTask: Several agents work on the event.
         """
-        record = await self._final(timeout)
+        record = await self._final(None if timeout is None else in_seconds(timeout))
         outcome = outcome_of(record)
         if outcome.error is not None:
             raise outcome.error
@@ -143,6 +152,10 @@ class TaskHandle:
 
     async def _find(self) -> Record | None:
         records = await self._sdk.find_records(self.event_id, self.agent, self.topic)
+        if not records and self._typed not in (None, self.event_id):
+            records = await self._sdk.find_records(str(self._typed), None, self.topic)
+            if records:
+                self.event_id, self.agent = str(self._typed), None
         if self.agent is None:
             known = {record.group.agent for record in records}
             if self.topic is not None:
@@ -153,13 +166,13 @@ class TaskHandle:
                 )
         return records[0] if records else None
 
-    async def progress(self, after: int = 0, timeout: float | None = None) -> AsyncIterator[dict[str, Any]]:
+    async def progress(self, after: int = 0, timeout: Duration | None = None) -> AsyncIterator[dict[str, Any]]:
         """Iterate over the progress stream until the task ends (R4).
 
         Each entry has ``n``, its number from 1: pass the last one seen as ``after`` to resume. An
         entry of a new attempt has another ``attempt``.
         """
-        async for record in self._records(timeout):
+        async for record in self._records(None if timeout is None else in_seconds(timeout)):
             if record is None:
                 continue
             group = record.group
@@ -173,7 +186,7 @@ class TaskHandle:
 
     async def cancel(self) -> bool:
         """Cancel it wherever it is; False when it had ended before (C2)."""
-        return await self._sdk.cancel(self.id)
+        return await self._sdk.cancel(self.id, topic=self.topic)
 
     async def answer(self, question: str, value: Any) -> None:
         """Answer the question that the task waits for (R6).
@@ -201,18 +214,19 @@ class EventHandle:
         """Return the handle of one agent's work on this event."""
         return TaskHandle(self._sdk, self.id, agent, self.topic)
 
-    async def result(self, agent: str | None = None, timeout: float | None = None, as_: Any = None) -> Any:
+    async def result(self, agent: str | None = None, timeout: Duration | None = None, as_: Any = None) -> Any:
         """Wait for an agent's value; see :meth:`TaskHandle.result`."""
         return await self.task(agent).result(timeout, as_=as_)
 
-    async def results(self, timeout: float | None = None) -> dict[str, TaskOutcome]:
+    async def results(self, timeout: Duration | None = None) -> dict[str, TaskOutcome]:
         """Wait until every agent known on the topic has its outcome.
 
         Raises:
             ResultTimeout: Some have none in time; names them.
         """
         loop = asyncio.get_running_loop()
-        deadline = None if timeout is None else loop.time() + timeout
+        seconds = None if timeout is None else in_seconds(timeout)
+        deadline = None if seconds is None else loop.time() + seconds
         pause = _POLL_FIRST
         while True:
             known = await self._sdk.agents_on(self.topic)
@@ -224,6 +238,6 @@ class EventHandle:
             left = None if deadline is None else deadline - loop.time()
             if left is not None and left <= 0:
                 who = ", ".join(sorted(missing)) or "no agent is known on the topic"
-                raise ResultTimeout(f"event {self.id} has no outcome after {timeout:g} s from: {who}")
+                raise ResultTimeout(f"event {self.id} has no outcome after {seconds:g} s from: {who}")
             await asyncio.sleep(pause if left is None else min(pause, left))
             pause = min(_POLL_LAST, pause * 1.5)

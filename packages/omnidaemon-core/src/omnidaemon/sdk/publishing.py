@@ -7,7 +7,6 @@ from typing import Any
 
 from omnidaemon.model.envelope import EventEnvelope
 from omnidaemon.model.errors import InvalidEvent, OmniDaemonError, UnsupportedCapability
-from omnidaemon.model.names import split_task_id
 from omnidaemon.model.run import Deferred, Outgoing
 from omnidaemon.runtime.outgoing import build, checked
 from omnidaemon.sdk.base import Base
@@ -94,8 +93,7 @@ class Publishing(Base):
 
     def task(self, task_id: str) -> TaskHandle:
         """Return the handle of a task id, or of a bare event id under the one-agent rule."""
-        event_id, agent = split_task_id(task_id)
-        return TaskHandle(self, event_id, agent)
+        return TaskHandle.of(self, task_id)
 
     def _event(self, topic: str | EventEnvelope, content: Any, fields: dict[str, Any]) -> EventEnvelope:
         if not isinstance(topic, EventEnvelope):
