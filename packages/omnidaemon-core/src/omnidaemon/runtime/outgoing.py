@@ -45,9 +45,11 @@ def build(topic: str, content: Any, fields: dict[str, Any]) -> EventEnvelope:
     """Return the event of ``sdk.publish(topic, content, **fields)``.
 
     Raises:
+        InvalidName: A topic outside the grammar, or a reserved one.
         InvalidEvent: An unknown field or one of the wrong type.
         InvalidContent: Content of a type that JSON does not have.
     """
+    check_topic(topic)
     if fields and (unknown := fields.keys() - _FIELDS):
         raise InvalidEvent(f"unknown field {min(unknown)!r}; known: {', '.join(sorted(_FIELDS))}")
     if fields:
@@ -99,6 +101,12 @@ def checked(event: EventEnvelope, settings: Settings, *, webhooks: bool) -> Outg
         value = getattr(event, name)
         if value is not None and not 0 < len(value) <= 256:
             raise InvalidEvent(f"{name} has {len(value)} characters; use 1 to 256")
+    for name in ("deliver_at", "expires_at"):
+        value = getattr(event, name)
+        if value is not None and not 0 <= value < float("inf"):
+            raise InvalidEvent(
+                f"{name}={value!r} must be seconds since the epoch or a datetime; leave it out for never"
+            )
     if event.deliver_at is not None and event.expires_at is not None and event.deliver_at >= event.expires_at:
         raise InvalidEvent(
             f"deliver_at={event.deliver_at} is not before expires_at={event.expires_at}: it would never run"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from omnidaemon.model.envelope import EventEnvelope
-from omnidaemon.model.errors import InvalidEvent, OmniDaemonError, UnsupportedCapability
+from omnidaemon.model.envelope import EventEnvelope, derived_id
+from omnidaemon.model.errors import BackendError, InvalidEvent, NotAttempted, OmniDaemonError, UnsupportedCapability
 from omnidaemon.model.run import Deferred, Outgoing
 from omnidaemon.runtime.outgoing import build, checked
 from omnidaemon.sdk.base import Base
@@ -62,24 +62,37 @@ class Publishing(Base):
         """
         outcomes: list[EventHandle | Exception] = []
         now: list[tuple[int, Outgoing]] = []
-        later: list[Deferred] = []
+        later: list[tuple[int, Deferred]] = []
         pair = await self.connections.get()
         settings = self.settings
+        failed: set[tuple[Any, Any]] = set()
         for item in events:
+            lane = _lane(item)
             try:
-                event = item if isinstance(item, EventEnvelope) else self._event(item[0], item[1], dict(*item[2:]))
+                if lane in failed:
+                    raise NotAttempted(
+                        f"an earlier event of key {lane[1]!r} for {lane[0]!r} failed, publish both again"
+                    )
+                event = self._from_item(item)
                 outgoing = checked(event, settings, webhooks=self.webhooks)
                 self._check_order(event)
             except OmniDaemonError as error:
                 outcomes.append(error)
+                if lane[1] is not None:
+                    failed.add(lane)
                 continue
             if event.deliver_at is not None:
-                later.append(Deferred(outgoing, deliver_at=event.deliver_at))
+                later.append((len(outcomes), Deferred(outgoing, deliver_at=event.deliver_at)))
             else:
                 now.append((len(outcomes), self._laned(outgoing)))
             outcomes.append(EventHandle(self, event.id, event.topic))
         if later:
-            await pair.store.defer(later)
+            try:
+                await pair.store.defer([row for _, row in later])
+            except BackendError as error:
+                # The others' outcomes must not be hidden by it.
+                for index, _ in later:
+                    outcomes[index] = error
         if now:
             answers = await pair.bus.publish([outgoing for _, outgoing in now], settings.publish_timeout)
             for (index, _), answer in zip(now, answers, strict=True):
@@ -100,7 +113,19 @@ class Publishing(Base):
             return build(topic, content, fields)
         if content is not None or fields:
             raise InvalidEvent("publish(envelope) takes nothing else: put content and fields into the envelope")
-        return topic
+        if topic.idempotency_key is None or "id" in topic.model_fields_set:
+            return topic
+        # The key makes the id, unless the publisher gave one (P4).
+        return topic.model_copy(update={"id": derived_id(topic.tenant_id, topic.topic, topic.idempotency_key)})
+
+    def _from_item(self, item: Any) -> EventEnvelope:
+        if isinstance(item, EventEnvelope):
+            return self._event(item, None, {})
+        if not isinstance(item, tuple) or len(item) not in (2, 3) or not isinstance(item[-1] if item[2:] else {}, dict):
+            raise InvalidEvent(
+                f"publish_many takes envelopes, (topic, content) or (topic, content, fields), not {item!r:.80}"
+            )
+        return self._event(item[0], item[1], dict(*item[2:]))
 
     def _check_order(self, event: EventEnvelope) -> None:
         bus = self.choose().bus
@@ -115,3 +140,13 @@ class Publishing(Base):
         if outgoing.key is not None and not self.choose().bus.capabilities.ordered_by_key:
             outgoing.key = None
         return outgoing
+
+
+def _lane(item: Any) -> tuple[Any, Any]:
+    """Return topic and ordering key of an item of ``publish_many``, which may be anything."""
+    if isinstance(item, EventEnvelope):
+        return item.topic, item.key
+    if isinstance(item, tuple) and len(item) == 3 and isinstance(item[2], dict):
+        key = item[2].get("key")
+        return item[0] if isinstance(item[0], str) else None, key if isinstance(key, str) else None
+    return None, None
