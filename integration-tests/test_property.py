@@ -17,8 +17,23 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from omnidaemon.model.run import Adoption, Ask, Deferred, Delivery, DueWant, Grant, GrantKind, Group, Hold
-from omnidaemon.model.run import Outcome, OutcomeKind, Outgoing, Start, TaskState
+
+from omnidaemon.model.run import (
+    Adoption,
+    Ask,
+    Deferred,
+    Delivery,
+    DueWant,
+    Grant,
+    GrantKind,
+    Group,
+    Hold,
+    Outcome,
+    OutcomeKind,
+    Outgoing,
+    Start,
+    TaskState,
+)
 from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.store import Decision, Put, Query, Store
 from omnidaemon_memory import MemoryEventBus, MemoryStore
@@ -112,6 +127,8 @@ class History:
             else:
                 finished.append(item)
         await self.bus.ack(finished)
+        if lease == OVER:
+            await asyncio.sleep(OVER * 3)
         seen = [(item.id, item.body, item.key, item.after) for item in deliveries]
         return seen, [self.shape(grant) for grant in grants], [self.shape(grant) for grant in again]
 
@@ -153,7 +170,9 @@ class History:
 
     async def do_retry_after(self, index: int, delay: float) -> Any:
         picked = self.pick(index)
-        return await self.settle(index, OutcomeKind.RETRY, attempt=1 if picked is None else picked[1].attempt, delay=delay)
+        return await self.settle(
+            index, OutcomeKind.RETRY, attempt=1 if picked is None else picked[1].attempt, delay=delay
+        )
 
     async def do_dead(self, index: int) -> Any:
         return await self.settle(index, OutcomeKind.FINAL, state=TaskState.FAILED, dead="max_attempts")
@@ -195,7 +214,9 @@ class History:
         return answer
 
     async def do_renew(self, lease: float) -> Any:
-        answer = await self.store.renew([Hold(hold.group, hold.event_id, hold.token, lease) for hold, _, _ in self.holds])
+        answer = await self.store.renew(
+            [Hold(hold.group, hold.event_id, hold.token, lease) for hold, _, _ in self.holds]
+        )
         if lease == OVER:
             await asyncio.sleep(OVER * 3)
         return answer
@@ -247,7 +268,9 @@ class History:
         if picked is None:
             return None
         hold = picked[0]
-        return await self.store.note(hold, "step:a", b"1"), sorted((await self.store.notes(self.group, hold.event_id)).items())
+        return await self.store.note(hold, "step:a", b"1"), sorted(
+            (await self.store.notes(self.group, hold.event_id)).items()
+        )
 
     async def do_defer(self, event: str) -> Any:
         return await self.store.defer([Deferred(Outgoing("later", event, b"{}"), deliver_at=FAR * 1e6)])
@@ -267,8 +290,18 @@ class History:
             page = await self.store.records(Query(topic="work"), page.cursor, 3)
             items = items + page.items
         shown = sorted(
-            (item.event_id, item.state.value, item.generation, item.attempt, item.starts, item.lost, item.dead, item.question)
-            + (item.data, item.result)
+            (
+                item.event_id,
+                item.state.value,
+                item.generation,
+                item.attempt,
+                item.starts,
+                item.lost,
+                item.dead,
+                item.question,
+                item.data,
+                item.result,
+            )
             for item in items
         )
         metrics = [(row.topic, row.agent, sorted(row.counts.items())) for row in await self.store.metrics()]
@@ -302,7 +335,9 @@ def compare(make: Callable[[], Pair], history: list[Operation]) -> None:
 def histories(function: Callable[..., None]) -> Callable[..., None]:
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
     wrapped = given(history=st.lists(operations, min_size=30, max_size=60))(function)
-    return settings(max_examples=200, deadline=None, suppress_health_check=checks, derandomize=True, database=None)(wrapped)
+    return settings(max_examples=200, deadline=None, suppress_health_check=checks, derandomize=True, database=None)(
+        wrapped
+    )
 
 
 def from_settings(kind: Any, **given_settings: Any) -> Any:
