@@ -41,7 +41,7 @@ class Publishing(Base):
         pair = await self.connections.get()
         self._check_order(event)
         if event.deliver_at is not None:
-            await pair.store.defer([Deferred(outgoing, deliver_at=event.deliver_at)])
+            await pair.store.defer([Deferred(self._laned(outgoing), deliver_at=event.deliver_at)])
         else:
             answer = (await pair.bus.publish([self._laned(outgoing)], self.settings.publish_timeout))[0]
             if isinstance(answer, Exception):
@@ -60,32 +60,25 @@ class Publishing(Base):
             A handle or the exception, in the order given. After a failed event, later ones of the
             same key are ``NotAttempted``.
         """
+        pair, settings = await self.connections.get(), self.settings
         outcomes: list[EventHandle | Exception] = []
         now: list[tuple[int, Outgoing]] = []
         later: list[tuple[int, Deferred]] = []
-        pair = await self.connections.get()
-        settings = self.settings
         failed: set[tuple[Any, Any]] = set()
-        for item in events:
+        for index, item in enumerate(events):
             lane = _lane(item)
             try:
-                if lane in failed:
-                    raise NotAttempted(
-                        f"an earlier event of key {lane[1]!r} for {lane[0]!r} failed, publish both again"
-                    )
-                event = self._from_item(item)
-                outgoing = checked(event, settings, webhooks=self.webhooks)
-                self._check_order(event)
+                event, outgoing = self._prepared(item, lane, failed)
             except OmniDaemonError as error:
                 outcomes.append(error)
                 if lane[1] is not None:
                     failed.add(lane)
                 continue
-            if event.deliver_at is not None:
-                later.append((len(outcomes), Deferred(outgoing, deliver_at=event.deliver_at)))
-            else:
-                now.append((len(outcomes), self._laned(outgoing)))
             outcomes.append(EventHandle(self, event.id, event.topic))
+            if event.deliver_at is None:
+                now.append((index, self._laned(outgoing)))
+            else:
+                later.append((index, Deferred(self._laned(outgoing), deliver_at=event.deliver_at)))
         if later:
             try:
                 await pair.store.defer([row for _, row in later])
@@ -99,6 +92,15 @@ class Publishing(Base):
                 if isinstance(answer, Exception):
                     outcomes[index] = answer
         return outcomes
+
+    def _prepared(
+        self, item: Any, lane: tuple[Any, Any], failed: set[tuple[Any, Any]]
+    ) -> tuple[EventEnvelope, Outgoing]:
+        if lane in failed:
+            raise NotAttempted(f"an earlier event of key {lane[1]!r} for {lane[0]!r} failed: publish both again")
+        event = self._from_item(item)
+        self._check_order(event)
+        return event, checked(event, self.settings, webhooks=self.webhooks)
 
     async def publish_task(self, event_envelope: EventEnvelope) -> str:
         """Publish an envelope and return its id: the 0.1 name of :meth:`publish`."""
