@@ -45,7 +45,7 @@ class MemoryBroker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._topics: dict[str, TopicState] = {}
-        self._waiters: set[_Waiter] = set()
+        self._waiters: dict[_Waiter, None] = {}  # in the order in which they began to wait
 
     @classmethod
     def named(cls, namespace: str) -> MemoryBroker:
@@ -74,7 +74,7 @@ class MemoryBroker:
                 if event.key is not None and isinstance(outcome, Exception):
                     failed.add((event.topic, event.key))
                 outcomes.append(outcome)
-            for topic in {event.topic for event in batch}:
+            for topic in dict.fromkeys(event.topic for event in batch):
                 self._wake(topic)
         return outcomes
 
@@ -217,12 +217,12 @@ class MemoryBroker:
         """Yield an event of the running loop that is set whenever these topics have something new."""
         waiter = _Waiter(asyncio.get_running_loop(), asyncio.Event(), topics)
         with self._lock:
-            self._waiters.add(waiter)
+            self._waiters[waiter] = None
         try:
             yield waiter.event
         finally:
             with self._lock:
-                self._waiters.discard(waiter)
+                self._waiters.pop(waiter, None)
 
     def _wake(self, topic: str) -> None:
         for waiter in self._waiters:
