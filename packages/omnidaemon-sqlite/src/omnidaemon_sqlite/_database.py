@@ -13,6 +13,7 @@ from omnidaemon_sqlite._schema import migrate
 
 __all__ = ["Database"]
 
+_MOUNTS = Path("/proc/self/mountinfo")
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs"})
 
 
@@ -57,6 +58,8 @@ class Database:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -32000")
         connection.execute("PRAGMA temp_store = MEMORY")
+        # A checkpoint syncs both files: every 16 MiB of log instead of every 4.
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")
         migrate(connection, self.path)
 
     def close(self) -> None:
@@ -74,7 +77,7 @@ class Database:
 def _refuse_network(path: str) -> None:
     """Raise ``ConfigurationError`` where locks are known not to hold: on network file systems."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return  # not Linux
     best, kind = "", ""

@@ -165,8 +165,8 @@ class EventTables:
                 continue
             number, topic, cursor, last = found
             rows = self._execute(
-                "SELECT e.ref, e.id, e.key, e.body FROM pending p CROSS JOIN events e ON e.ref = p.ref"
-                " WHERE p.grp = ? AND p.until <= ? ORDER BY p.ref LIMIT ?",
+                "SELECT e.ref, e.id, e.key, e.body FROM pending p INDEXED BY pending_until CROSS JOIN events e"
+                " ON e.ref = p.ref WHERE p.grp = ? AND p.until <= ? ORDER BY p.ref LIMIT ?",
                 (number, self._now, limit),
             ).fetchall()
             if len(rows) < limit and cursor < last:

@@ -96,7 +96,7 @@ class SQLiteFusion:
         self._bus.events(session).give_back([delivery for delivery, _ in pairs.deliveries], self._bus.reader)
 
 
-def acknowledge(session: Session, outcomes: Sequence[Outcome]) -> None:
+def acknowledge(session: Session, namespace: str, outcomes: Sequence[Outcome]) -> None:
     """Finish the deliveries of accepted outcomes; those of attempts handed back are available again."""
     finished: list[tuple[int, int]] = []
     for outcome in outcomes:
@@ -106,6 +106,7 @@ def acknowledge(session: Session, outcomes: Sequence[Outcome]) -> None:
         place = (delivery.tag.group, delivery.tag.ref)
         if outcome.kind is OutcomeKind.HANDBACK:
             session.connection.execute("UPDATE pending SET until = 0 WHERE grp = ? AND ref = ?", place)
+            session.woken.add((namespace, delivery.group.topic))
         else:
             finished.append(place)
     session.connection.executemany("DELETE FROM pending WHERE grp = ? AND ref = ?", finished)

@@ -135,7 +135,8 @@ class RunTables:
     def claimed_by(self, worker: str, prefix: str) -> list[RunRow]:
         """See ``Tables``."""
         rows = self._execute(
-            f"SELECT agents.topic, agents.agent, {READ_RUN} FROM runs JOIN agents ON agents.id = runs.agent"  # noqa: S608 - our columns
+            f"SELECT agents.topic, agents.agent, {READ_RUN}"  # noqa: S608 - our columns
+            " FROM runs INDEXED BY runs_token CROSS JOIN agents ON agents.id = runs.agent"
             " WHERE runs.token IS NOT NULL AND runs.token >= ? AND runs.token < ? AND runs.worker = ?"
             " AND agents.space = ? ORDER BY runs.id",
             (prefix, prefix + chr(0x10FFFF), worker, self._space),
@@ -192,17 +193,18 @@ class RunTables:
         number: int,
         topic: str,
         agent: str,
-        conditions: tuple[str, list[object]],
+        conditions: tuple[str, str, list[object]],
         place: tuple[float, str, str, str] | None,
     ) -> Iterator[_Found]:
-        where, values = conditions
+        index, where, values = conditions
         if place is not None:
             # What equals the place in time and event lies behind it if its agent and topic do.
             behind = "<=" if (agent, topic) < place[2:] else "<"
             where += f" AND (updated, event) {behind} (?, ?)"
             values = [*values, *place[:2]]
         rows = self._execute(
-            f"SELECT updated, event, {READ_RUN} FROM runs WHERE agent = ?{where} ORDER BY updated DESC, event DESC",  # noqa: S608 - our columns
+            f"SELECT updated, event, {READ_RUN} FROM runs{index} WHERE agent = ?{where}"  # noqa: S608 - our columns
+            " ORDER BY updated DESC, event DESC",
             (number, *values),
         )
         for row in rows:
@@ -262,17 +264,20 @@ def _order(found: _Found) -> tuple[float, str, str, str]:
     return found[0]
 
 
-def _conditions(query: Query, now: float) -> tuple[str, list[object]]:
-    """Return what a query asks for besides topic and agent, as SQL and its values."""
-    where, values = " AND (expires IS NULL OR expires > ?)", [now]
-    parts: list[tuple[str, list[object]]] = []
+def _conditions(query: Query, now: float) -> tuple[str, str, list[object]]:
+    """Return what a query asks for besides topic and agent: an index, SQL conditions and their values."""
+    index = ""
+    parts: list[tuple[str, list[object]]] = [("(expires IS NULL OR expires > ?)", [now])]
     if query.event_ids is not None:
         ids = list(dict.fromkeys(query.event_ids))
         parts.append((f"event IN ({', '.join('?' * len(ids))})", [*ids]))
+    elif query.dead:
+        index = " INDEXED BY runs_dead"
+    elif query.states is not None and not any(state.final for state in query.states):
+        index = " INDEXED BY runs_live"
+        parts.append(("live = 1", []))
     if query.states is not None:
         parts.append((f"state IN ({', '.join('?' * len(query.states))})", [state.value for state in query.states]))
-        if not any(state.final for state in query.states):
-            parts.append(("live = 1", []))
     if query.dead is not None:
         parts.append((f"dead IS {'NOT ' if query.dead else ''}NULL", []))
     if query.tenant is not None:
@@ -281,8 +286,4 @@ def _conditions(query: Query, now: float) -> tuple[str, list[object]]:
         parts.append(("updated >= ?", [query.since]))
     if query.until is not None:
         parts.append(("updated < ?", [query.until]))
-    every: list[object] = [*values]
-    for text, more in parts:
-        where += f" AND {text}"
-        every += more
-    return where, every
+    return index, "".join(f" AND {text}" for text, _ in parts), [value for _, values in parts for value in values]

@@ -140,11 +140,13 @@ class SQLiteTables(RunTables):
             "DELETE FROM counts WHERE minute >= 0 AND minute < ? AND agent IN (SELECT id FROM agents WHERE space = ?)",
             (int(now // 60) - _MINUTES_KEPT, self._space),
         ).rowcount
-        removed += self._execute(
-            "DELETE FROM kv WHERE (space, ns, key) IN (SELECT space, ns, key FROM kv"
-            " WHERE expires IS NOT NULL AND expires <= ? AND space = ? LIMIT ?)",
+        values = self._execute(
+            "SELECT space, ns, key FROM kv INDEXED BY kv_expires"
+            " WHERE expires IS NOT NULL AND expires <= ? AND space = ? LIMIT ?",
             (now, self._space, limit),
-        ).rowcount
+        ).fetchall()
+        self._session.connection.executemany("DELETE FROM kv WHERE space = ? AND ns = ? AND key = ?", values)
+        removed += len(values)
         for table in ("runs", "streams"):
             for agent, event_id in self._execute(
                 f"SELECT x.agent, x.event FROM {table} x CROSS JOIN agents a ON a.id = x.agent"  # noqa: S608 - ours

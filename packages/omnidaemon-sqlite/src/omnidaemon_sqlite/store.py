@@ -26,7 +26,7 @@ from omnidaemon.ports.store import (
     Versioned,
 )
 from omnidaemon_sqlite._file import OpenFile
-from omnidaemon_sqlite._fusion import SQLiteFusion
+from omnidaemon_sqlite._fusion import SQLiteFusion, acknowledge
 from omnidaemon_sqlite._runs import CHUNK
 from omnidaemon_sqlite._session import Session
 from omnidaemon_sqlite._settings import DEFAULT_PATH, absolute, path_of
@@ -175,7 +175,14 @@ class SQLiteStore:
 
     async def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
         """See the port. Deliveries of this file are acknowledged, or given back, in the same step."""
-        return await self._write("settle", lambda ledger: ledger.settle(outcomes))
+
+        def settle(session: Session) -> list[bool]:
+            accepted = Ledger(self.tables(session)).settle(outcomes)
+            done = [outcome for outcome, taken in zip(outcomes, accepted, strict=True) if taken]
+            acknowledge(session, self.namespace, done)
+            return accepted
+
+        return await self._opened("settle").write(settle)
 
     async def decide(self, decision: Decision) -> str:
         """See the port."""
