@@ -1,0 +1,1 @@
+"""The commands, one module each; what is slow to import is imported where it is needed."""
