@@ -7,6 +7,7 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from omnidaemon.model import jsontext
@@ -16,10 +17,10 @@ from omnidaemon.model.names import check_topic, task_id
 from omnidaemon.model.run import Deferred, Outgoing
 from omnidaemon.ports.store import Store
 from omnidaemon.runtime.handover import Handover
-from omnidaemon.runtime.job import Job
+from omnidaemon.runtime.job import Flag, Job
 from omnidaemon.settings import Settings
 
-__all__ = ["AskSignal", "RunContext", "follow_up"]
+__all__ = ["AskSignal", "RunContext", "Surroundings", "follow_up"]
 
 _logger = logging.getLogger("omnidaemon.agent")
 
@@ -50,24 +51,53 @@ def follow_up(cause: EventEnvelope, topic: str, content: Any, event_id: str, **f
     )
 
 
-class RunContext:
-    """See :class:`omnidaemon.ports.context.Context`."""
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all runs of a worker share."""
 
-    def __init__(
-        self, job: Job, event: EventEnvelope, store: Store, handover: Handover, settings: Settings, state: Any
-    ) -> None:
-        self._job, self._store, self._handover, self._settings = job, store, handover, settings
-        self.event = event
-        self.agent = job.subscription.config.name
-        self.attempt = job.grant.attempt
-        self.starts = job.grant.lost + job.grant.attempt
+    store: Store
+    handover: Handover
+    settings: Settings
+    state: Any
+
+
+class RunContext:
+    """See :class:`omnidaemon.ports.context.Context`; made for each run, so it holds little and makes no more."""
+
+    __slots__ = ("_around", "_job", "_notes", "deadline", "event", "steps", "used")
+
+    def __init__(self, job: Job, event: EventEnvelope, around: Surroundings) -> None:
+        self._job, self._around, self.event = job, around, event
         timeout = job.subscription.config.config.timeout
         self.deadline = None if timeout is None else time.time() + timeout
-        self.cancelled = job.cancelled
-        self.state = state
-        self.steps: dict[str, float] = {}
-        self.used: dict[str, float] = {}
+        self.steps: dict[str, float] | None = None
+        self.used: dict[str, float] | None = None
         self._notes: dict[str, bytes] | None = None
+
+    @property
+    def agent(self) -> str:
+        """The agent's name."""
+        return self._job.subscription.config.name
+
+    @property
+    def attempt(self) -> int:
+        """Number of this try, from 1."""
+        return self._job.grant.attempt
+
+    @property
+    def starts(self) -> int:
+        """How often this run was started, lost starts included."""
+        return self._job.grant.lost + self._job.grant.attempt
+
+    @property
+    def cancelled(self) -> Flag:
+        """Set when the run's outcome is no longer wanted."""
+        return self._job.cancelled
+
+    @property
+    def state(self) -> Any:
+        """What the process gave its runs to share."""
+        return self._around.state
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -88,16 +118,16 @@ class RunContext:
         entry.update({name: jsontext.plain(value) for name, value in fields.items() if value is not None})
         chunk = jsontext.dump(entry, "progress")
         self._check_size(chunk, "a progress entry")
-        keep = self._settings.result_ttl
-        self._owned(await self._handover.call_io(self._store.append(self._job.hold, [chunk], keep)))
+        keep = self._around.settings.result_ttl
+        self._owned(await self._around.handover.call_io(self._around.store.append(self._job.hold, [chunk], keep)))
 
     async def publish(self, topic: str, content: Any, **fields: Any) -> str:
         """Plan a follow-up; its id depends on run, topic and order only, so a retry sends the same event."""
         check_topic(topic)
-        if self.event.hops + 1 > self._settings.max_hops:
+        if self.event.hops + 1 > self._around.settings.max_hops:
             raise TooManyHops(
                 f"event {self.event.id} is {self.event.hops} events away from the first of its chain and max_hops is"
-                f" {self._settings.max_hops}: agents seem to call each other in a circle"
+                f" {self._around.settings.max_hops}: agents seem to call each other in a circle"
             )
         job = self._job
         group = job.subscription.group
@@ -129,10 +159,10 @@ class RunContext:
             value = await asyncio.to_thread(fn, *args)
             if inspect.isawaitable(value):
                 value = await value
-        self.steps[key] = round(time.perf_counter() - began, 6)
+        self.steps = {**(self.steps or {}), key: round(time.perf_counter() - began, 6)}
         data = jsontext.dump(jsontext.plain(value), f"the value of step {key!r}")
         self._check_size(data, f"the value of step {key!r}")
-        self._owned(await self._handover.call_io(self._store.note(self._job.hold, name, data)))
+        self._owned(await self._around.handover.call_io(self._around.store.note(self._job.hold, name, data)))
         (await self._all_notes())[name] = data
         return jsontext.load(data)
 
@@ -145,8 +175,9 @@ class RunContext:
 
     def usage(self, **amounts: float) -> None:
         """Add to what the run used."""
+        used = self.used = {} if self.used is None else self.used
         for name, amount in amounts.items():
-            self.used[name] = self.used.get(name, 0) + amount
+            used[name] = used.get(name, 0) + amount
 
     def abandon(self, ended: asyncio.Future[None]) -> None:
         """Keep the run's slot until ``ended``: a thread of it cannot be stopped (D10)."""
@@ -154,8 +185,8 @@ class RunContext:
 
     async def _all_notes(self) -> dict[str, bytes]:
         if self._notes is None:
-            work = self._store.notes(self._job.subscription.group, self._job.event_id)
-            notes = await self._handover.call_io(work)
+            work = self._around.store.notes(self._job.subscription.group, self._job.event_id)
+            notes = await self._around.handover.call_io(work)
             # Steps may run side by side: whoever loaded first has the dict that all add to.
             if self._notes is None:
                 self._notes = notes
@@ -166,9 +197,9 @@ class RunContext:
             raise LeaseLost(f"task {task_id(self.event.id, self.agent)} no longer belongs to this attempt")
 
     def _check_size(self, data: bytes, what: str) -> None:
-        if len(data) > self._settings.max_event_bytes:
+        if len(data) > self._around.settings.max_event_bytes:
             raise PayloadTooLarge(
-                f"{what} has {len(data)} bytes and max_event_bytes is {self._settings.max_event_bytes};"
+                f"{what} has {len(data)} bytes and max_event_bytes is {self._around.settings.max_event_bytes};"
                 " keep large data elsewhere and send a reference"
             )
 

@@ -6,12 +6,13 @@ import asyncio
 import collections
 import logging
 import time
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from omnidaemon.model.run import Outcome
 from omnidaemon.ports.context import _current
 from omnidaemon.ports.store import Store
-from omnidaemon.runtime.context import AskSignal, RunContext
+from omnidaemon.runtime.context import AskSignal, RunContext, Surroundings
 from omnidaemon.runtime.handover import Handover
 from omnidaemon.runtime.job import Job, Subscription
 from omnidaemon.runtime.outcome import Outcomes
@@ -20,10 +21,16 @@ from omnidaemon.settings import Settings
 __all__ = ["Execution"]
 
 
-class Report(Protocol):
-    """Tells the I/O side that an attempt has ended (``settled``), a slot is free (``freed``), or both."""
+class Report(NamedTuple):
+    """What the I/O side learns: an attempt has ended (``settled``), a slot is free (``freed``), or both.
 
-    def __call__(self, job: Job, outcome: Outcome | None, *, settled: bool = True, freed: bool = True) -> None: ...
+    An ``outcome`` of None with ``settled`` means that the run is no longer this worker's.
+    """
+
+    job: Job
+    outcome: Outcome | None
+    settled: bool = True
+    freed: bool = True
 
 
 _logger = logging.getLogger("omnidaemon.worker")
@@ -38,11 +45,12 @@ class Execution:
         handover: Handover,
         settings: Settings,
         outcomes: Outcomes,
-        report: Report,
+        report: Callable[[list[Report]], None],
         state: Any = None,
     ) -> None:
-        self._store, self._handover, self._settings = store, handover, settings
-        self._outcomes, self._report, self.state = outcomes, report, state
+        self._around = Surroundings(store, handover, settings, state)
+        self._loop, self._outcomes, self._report = handover.app_loop, outcomes, report
+        self._ended: list[Report] = []
         self._waiting: dict[Subscription, collections.deque[Job]] = {}
         self._running: dict[Subscription, int] = {}
         self.leftovers: set[Job] = set()
@@ -66,7 +74,7 @@ class Execution:
             self._running[subscription] = self._running.get(subscription, 0) + 1
             job.started = time.perf_counter()
             # The worker's state keeps the job, and the job its task, until it is settled.
-            job.task = self._handover.app_loop.create_task(self._run(job))
+            job.task = self._loop.create_task(self._run(job))
 
     def _abort(self, job: Job, reason: str) -> None:
         if job.outcome is not None or job.abort is not None:
@@ -78,14 +86,14 @@ class Execution:
         job.abort = reason
         job.cancelled.set()
         if job.task is None:
-            self._report(job, self._outcomes.handback(job) if reason == "handback" else None)
+            self._tell(Report(job, self._outcomes.handback(job) if reason == "handback" else None))
         elif not job.task.done():
             job.task.cancel()
 
     async def _run(self, job: Job) -> None:
         subscription, event = job.subscription, job.event
         assert event is not None  # noqa: S101 - an undecodable event never gets here
-        context = RunContext(job, event, self._store, self._handover, self._settings, self.state)
+        context = RunContext(job, event, self._around)
         job.context = context
         outcome: Outcome | None = None
         reset = _current.set(context)
@@ -111,7 +119,7 @@ class Execution:
             elif job.leftover is not None:
                 self.leftovers.add(job)
                 job.leftover.add_done_callback(lambda _: self._returned(job))
-            self._report(job, outcome, freed=freed)
+            self._tell(Report(job, outcome, freed=freed))
 
     async def _attempt(self, job: Job, context: RunContext) -> Outcome:
         config, event, limit = job.subscription.config.config, context.event, None
@@ -163,7 +171,17 @@ class Execution:
     def _returned(self, job: Job) -> None:
         self.leftovers.discard(job)
         self._free(job.subscription)
-        self._report(job, None, settled=False)
+        self._tell(Report(job, None, settled=False))
+
+    def _tell(self, report: Report) -> None:
+        """Pass on all that ends in one turn of the loop together: a hand-over for each would cost the drain."""
+        if not self._ended:
+            self._loop.call_soon(self._pass_on)
+        self._ended.append(report)
+
+    def _pass_on(self) -> None:
+        ended, self._ended = self._ended, []
+        self._report(ended)
 
     def _free(self, subscription: Subscription) -> None:
         self._running[subscription] -= 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 __all__ = ["Handover", "InlineHandover", "Mailbox", "ThreadHandover"]
@@ -27,6 +27,10 @@ class Mailbox:
 
     def put(self, *items: Any) -> None:
         """Add items; the loop gets them with its next turn."""
+        self.put_all(items)
+
+    def put_all(self, items: Sequence[Any]) -> None:
+        """Add a batch of items."""
         with self._lock:
             self._items.extend(items)
             if self._scheduled:

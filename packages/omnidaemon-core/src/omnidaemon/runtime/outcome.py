@@ -35,11 +35,12 @@ class Outcomes:
 
     def __init__(self, settings: Settings, worker: str, clock: Clock) -> None:
         self._settings, self._worker, self._clock = settings, worker, clock
+        self._runner_id = jsontext.dump(worker)
 
     def completed(self, job: Job, value: Any, ended: float) -> Outcome:
         """Return the outcome of a run that ended well; a result that cannot be kept is a dead letter."""
         try:
-            result = jsontext.dump(jsontext.plain(value), "the result")
+            result = b"null" if value is None else jsontext.dump(jsontext.plain(value), "the result")
         except InvalidContent as error:
             return self._dead(job, error, "unserializable_result", ended)
         if len(result) > self._settings.max_event_bytes:
@@ -54,7 +55,9 @@ class Outcomes:
             reply = follow_up(event, event.payload.reply_to, jsontext.load(result), reply_id)
             row = Deferred(Outgoing(reply.topic, reply.id, encode(reply), reply.lane))
             outcome.outbox = [*job.followups, row]
-        outcome.counts = [*self._counts(job, ended), ("processed", 1)]
+        counts = self._counts(job, ended)
+        counts.append(("processed", 1))
+        outcome.counts = counts
         return outcome
 
     def failed(self, job: Job, error: BaseException, ended: float, *, timed_out: bool = False) -> Outcome:
@@ -177,10 +180,10 @@ class Outcomes:
             error is None
             and asked is None
             and not job.grant.data
-            and (context is None or not (context.steps or context.used))
+            and (context is None or (context.steps is None and context.used is None))
         ):
             # The common case by far: keep it small and cheap.
-            return b'{"runner_id":"%b","ended":%.3f,"took":%.6f}' % (self._worker.encode(), now, took)
+            return b'{"runner_id":%b,"ended":%.3f,"took":%.6f}' % (self._runner_id, now, took)
         data = read_data(job.grant.data)
         data.update(runner_id=self._worker, ended=round(now, 3), took=took)
         entry: dict[str, Any] = {
@@ -193,7 +196,7 @@ class Outcomes:
         if context is not None:
             if context.steps:
                 entry["steps"] = context.steps
-            for name, amount in context.used.items():
+            for name, amount in (context.used or {}).items():
                 used = data.setdefault("usage", {})
                 used[name] = used.get(name, 0) + amount
         if error is not None:
@@ -219,8 +222,9 @@ class Outcomes:
         counts = _received(job)
         if job.started:
             took = max(0.0, ended - job.started)
-            counts += (("seconds", took), (f"b:{histogram.bucket(took)}", 1))
-        if job.context is not None:
+            counts.append(("seconds", took))
+            counts.append((f"b:{histogram.bucket(took)}", 1))
+        if job.context is not None and job.context.used is not None:
             counts.extend((f"usage:{name}", amount) for name, amount in job.context.used.items())
         return counts
 

@@ -12,17 +12,15 @@ from typing import Any
 
 from omnidaemon.model.agent import AgentConfig
 from omnidaemon.model.errors import BackendError, BackendUnavailable, Closed
-from omnidaemon.model.run import Outcome
 from omnidaemon.ports.clock import Clock, SystemClock
 from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.runner import Runner
 from omnidaemon.ports.store import Put, Store
 from omnidaemon.runtime.control import WORKERS, Control
-from omnidaemon.runtime.execution import Execution
+from omnidaemon.runtime.execution import Execution, Report
 from omnidaemon.runtime.handover import Handover, Mailbox
 from omnidaemon.runtime.intake import Intake
 from omnidaemon.runtime.janitor import Janitor
-from omnidaemon.runtime.job import Job
 from omnidaemon.runtime.leases import Leases
 from omnidaemon.runtime.outcome import Outcomes
 from omnidaemon.runtime.registration import Registration
@@ -86,7 +84,7 @@ class Worker:
         self.control = Control(self.state)
         self.janitor = Janitor(self.state)
         self._reports = Mailbox(handover.io_loop, self._receive)
-        self.execution = Execution(store, handover, settings, self.outcomes, self._report, lifespan_state)
+        self.execution = Execution(store, handover, settings, self.outcomes, self._reports.put_all, lifespan_state)
         self.state.to_agents = Mailbox(handover.app_loop, self.execution.receive)
         self._tasks: list[asyncio.Task[None]] = []
         self._intake_tasks: list[asyncio.Task[None]] = []
@@ -206,11 +204,7 @@ class Worker:
         if state.jobs and state.to_agents is not None:
             state.to_agents.put(*((job, reason) for job in state.jobs.values()))
 
-    def _report(self, job: Job, outcome: Outcome | None, *, settled: bool = True, freed: bool = True) -> None:
-        """Take, from the agents' loop, that an attempt has ended, or a slot has become free, or both."""
-        self._reports.put((job, outcome, settled, freed))
-
-    def _receive(self, items: list[Any]) -> None:
+    def _receive(self, items: list[Report]) -> None:
         state, due = self.state, False
         for job, outcome, settled, freed in items:
             sub = job.subscription
