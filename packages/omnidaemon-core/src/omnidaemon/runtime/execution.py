@@ -113,6 +113,8 @@ class Execution:
         finally:
             _current.reset(reset)
             job.outcome = outcome
+            # Job and context know each other: parted here, they need no garbage collector.
+            job.context = None
             freed = job.leftover is None or job.leftover.done()
             if freed:
                 self._free(subscription)

@@ -95,6 +95,7 @@ class WorkerState:
 
     def forget(self, job: Job) -> None:
         """Drop a run that is settled, or no longer this worker's."""
+        job.task = None
         if self.jobs.pop(job.token, None) is not None and not self.jobs:
             self.idle.set()
 
