@@ -6,15 +6,14 @@ standard library and pytest only, and leaves every test alone that is not part o
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import subprocess
 import uuid
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Generator
 
 import pytest
 
+from omnidaemon_testing._running import plain
 from omnidaemon_testing.report import SUITE, Report, describe, facts_of
 
 __all__ = ["run_command"]
@@ -40,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--omnidaemon-restart-cmd",
         metavar="COMMAND",
-        help="restarts the server of the tested backend and returns when it is back; rules that need it are not tried otherwise",
+        help="restarts the server of the tested backend and returns when it is back; some rules need it",
     )
     group.addoption(
         "--omnidaemon-time-scale",
@@ -120,35 +119,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if not inspect.iscoroutinefunction(test):
         return (yield)
     given = pyfuncitem.obj
-    pyfuncitem.obj = _plain(pyfuncitem.instance, test)
+    pyfuncitem.obj = plain(pyfuncitem.instance, test)
     try:
         return (yield)
     finally:
         pyfuncitem.obj = given
         facts_of(pyfuncitem)
-
-
-def _plain(instance: Any, test: Callable[..., Any]) -> Callable[..., None]:
-    def plain(**arguments: Any) -> None:
-        # A Runner per test, as asyncio.run would: no loop, task or context is shared by tests.
-        with asyncio.Runner(loop_factory=getattr(instance, "loop_factory", None)) as runner:
-            runner.run(_bounded(instance, test, arguments))
-
-    return plain
-
-
-async def _bounded(instance: Any, test: Callable[..., Any], arguments: dict[str, Any]) -> None:
-    limit = instance.timing.test
-    try:
-        async with asyncio.timeout(limit) as scope:
-            try:
-                await test(**arguments)
-            finally:
-                await instance.finish()
-    except TimeoutError:
-        if not scope.expired():
-            raise
-        pytest.fail(f"not done within {limit:g} s (timing.test)")
 
 
 # --- the report -------------------------------------------------------------------------------------

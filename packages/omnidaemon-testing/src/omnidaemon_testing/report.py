@@ -33,7 +33,7 @@ def describe(item: pytest.Function) -> None:
                 "contract": f"{base.__module__}:{base.__name__}",
                 "class": item.nodeid.rpartition("::")[0],
                 "test": item.originalname or item.name,
-                "suite": item.module.__name__.startswith(SUITE),
+                "suite": getattr(item.module, "__name__", "").startswith(SUITE),
             }
             item.user_properties.append((_LABEL, label))
             return
@@ -95,7 +95,9 @@ class Subject:
 
     def reasons(self, tests: list[str], result: str) -> list[str]:
         """Return why tests of a rule have that result, without repeating."""
-        return list(dict.fromkeys(reason for test in tests for got, reason in [self.tests[test]] if got == result and reason))
+        return list(
+            dict.fromkeys(reason for test in tests for got, reason in [self.tests[test]] if got == result and reason)
+        )
 
 
 class Report:
@@ -127,7 +129,9 @@ class Report:
         for subject in self.subjects.values():
             subject.complete()
         if self.is_suite and not whole_suite:
-            self.missing.append("the rules of bus, store and worker together: give --omnidaemon-event-bus and --omnidaemon-store")
+            self.missing.append(
+                "the rules of bus, store and worker together: give --omnidaemon-event-bus and --omnidaemon-store"
+            )
 
     @property
     def certified(self) -> bool:
@@ -151,7 +155,9 @@ class Report:
                     tests = rules[rule]
                     count = sum(subject.tests[test][0] == result for test in tests)
                     why = "; ".join([*subject.reasons(tests, result), *_partly(subject, tests, result)])
-                    yield from _wrap(f"  {rule:5}{result:11}", f"{count} test{'s' * (count != 1)}{': ' * bool(why)}{why}")
+                    yield from _wrap(
+                        f"  {rule:5}{result:11}", f"{count} test{'s' * (count != 1)}{': ' * bool(why)}{why}"
+                    )
         for missing in self.missing:
             yield from _wrap("  not tried  ", missing)
         if self.certified:
@@ -212,7 +218,9 @@ def _partly(subject: Subject, tests: list[str], result: str) -> list[str]:
 
 
 def _capabilities(facts: dict[str, Any]) -> str:
-    told = [f"{name}={value}" for name, value in facts.items() if not isinstance(value, (bool, dict)) and name != "name"]
+    told = [
+        f"{name}={value}" for name, value in facts.items() if not isinstance(value, (bool, dict)) and name != "name"
+    ]
     has = [name for name, value in facts.items() if value is True]
     lacks = [
         f"no {name}" + (f" ({facts['notes'][name]})" if name in facts.get("notes", {}) else "")

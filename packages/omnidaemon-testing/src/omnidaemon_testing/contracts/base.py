@@ -19,7 +19,7 @@ T = TypeVar("T")
 _PATIENCE = 5
 
 
-class Stalled(Exception):  # noqa: N818 - it is no error: the machine was too slow for this try
+class Stalled(Exception):
     """The test's own process was held up for so long that what it saw proves nothing."""
 
 
@@ -151,10 +151,9 @@ class ContractBase:
     async def patiently(self, attempt: Callable[[], Awaitable[None]]) -> None:
         """Run ``attempt`` again when it raises ``Stalled``: the machine, not the backend, was late."""
         for _ in range(_PATIENCE):
-            try:
-                return await attempt()
-            except Stalled:
-                continue
+            with contextlib.suppress(Stalled):
+                await attempt()
+                return
         self.not_tried(f"this machine stalled in {_PATIENCE} tries; scale the timing")
 
     # --- the contract itself ------------------------------------------------------------------------

@@ -38,15 +38,15 @@ class Leftovers:
     async def assert_none(self) -> None:
         """Assert that nothing new is left, soon."""
         limit = asyncio.get_running_loop().time() + self._timing.deadline / 2
-        while self.found() and asyncio.get_running_loop().time() < limit:
+        # What is left ends without anybody who could set an event.
+        while (left := self.found()) and asyncio.get_running_loop().time() < limit:  # noqa: ASYNC110
             await asyncio.sleep(self._timing.poll)
-        left = self.found()
         assert not left, f"left behind: {', '.join(left)}"
 
 
 def _files() -> set[str]:
     """Return open sockets, pipes and files as the kernel names them; empty where it does not."""
-    found = set()
+    found: set[str] = set()
     try:
         descriptors = list(_FDS.iterdir())
     except OSError:

@@ -40,7 +40,8 @@ class BusBase(ContractBase):
             f"{name} must override the fixture make_bus:\n\n"
             "    @pytest.fixture\n"
             "    def make_bus(self, unique_prefix):\n"
-            "        return lambda namespace=unique_prefix: YourBus(URL, namespace=namespace, lease=self.timing.lease)\n"
+            "        lease = self.timing.lease\n"
+            "        return lambda namespace=unique_prefix: YourBus(URL, namespace=namespace, lease=lease)\n"
         )
 
     @pytest.fixture(autouse=True)

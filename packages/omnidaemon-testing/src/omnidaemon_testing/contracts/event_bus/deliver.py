@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 from omnidaemon.model.run import Delivery, Outgoing
 from omnidaemon.ports.event_bus import EventBus
@@ -183,7 +184,7 @@ class DeliverRules(BusBase):
         bus, group = await self.open_with()
         self.needs(bus, "ordered_by_key")
         other = await self.open()
-        await self.publish(bus, *[self.event(f"{key}{number}", key=key) for number in range(8) for key in "ab"])
+        await self.publish(bus, *[self.event(f"{key}{number}", key=key) for key in "ab" for number in range(8)])
         got: list[tuple[EventBus, Delivery]] = []
         end = self.time() + self.timing.deadline
         while len(got) < 16 and self.time() < end:
@@ -194,7 +195,7 @@ class DeliverRules(BusBase):
             mine = [(reader, delivery) for reader, delivery in got if delivery.key == key]
             assert [delivery.id for _, delivery in mine] == [f"{key}{number}" for number in range(8)]
             assert mine[0][1].after is None
-            for (reader, earlier), (later_reader, later) in zip(mine, mine[1:], strict=False):
+            for (reader, earlier), (later_reader, later) in itertools.pairwise(mine):
                 assert later.after == earlier.id or reader is later_reader, (
                     f"{later.id} went to another reader than {earlier.id}, which is not finished, without naming it"
                 )

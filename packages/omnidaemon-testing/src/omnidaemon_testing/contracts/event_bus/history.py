@@ -163,7 +163,9 @@ class HistoryRules(BusBase):
         bus = await self.open()
         self.needs(bus, "history")
         events = self.events(1203)
-        receipts = [receipt for at in range(0, 1203, 200) for receipt in await self.publish(bus, *events[at : at + 200])]
+        receipts = [
+            receipt for at in range(0, 1203, 200) for receipt in await self.publish(bus, *events[at : at + 200])
+        ]
         assert await self.past(bus) == [
             (receipt.position, event.body) for receipt, event in zip(receipts, events, strict=True)
         ]

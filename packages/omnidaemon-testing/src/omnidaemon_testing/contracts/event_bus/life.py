@@ -94,7 +94,7 @@ class LifeRules(BusBase):
         async def publishes() -> bool:
             try:
                 return not isinstance((await bus.publish([self.event("behind")], 5))[0], Exception)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - any error must be one of ours
                 assert type(error).__module__.startswith("omnidaemon"), f"a driver's error got out: {error!r}"
                 return False
 

@@ -52,7 +52,9 @@ class AgentRules(StoreBase):
         for group in groups:
             for name in ("in1", "in2"):
                 await self.adopted(store, group, name)
-            follow_ups = [Deferred(Outgoing("next", f"{group.agent}-{number}", b"{}"), delay=0.001) for number in (1, 2, 3)]
+            follow_ups = [
+                Deferred(Outgoing("next", f"{group.agent}-{number}", b"{}"), delay=0.001) for number in (1, 2, 3)
+            ]
             await self.settled(store, group, await self.granted(store, group, "done"), outbox=follow_ups)
             await self.dead(store, group, "dead1")
         await store.defer([Deferred(Outgoing("next", "of nobody", b"{}"), delay=0.001)])

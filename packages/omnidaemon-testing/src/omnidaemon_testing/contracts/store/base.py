@@ -9,7 +9,19 @@ from typing import Any, Unpack
 
 import pytest
 
-from omnidaemon.model.run import Adoption, Ask, DueWant, Grant, GrantKind, Group, Hold, Outcome, OutcomeKind, Record, TaskState
+from omnidaemon.model.run import (
+    Adoption,
+    Ask,
+    DueWant,
+    Grant,
+    GrantKind,
+    Group,
+    Hold,
+    Outcome,
+    OutcomeKind,
+    Record,
+    TaskState,
+)
 from omnidaemon.ports.store import Due, Query, Store
 from omnidaemon_testing.content import event_bytes
 from omnidaemon_testing.contracts.base import ContractBase
@@ -17,7 +29,6 @@ from omnidaemon_testing.contracts.store.fields import AskFields, OutcomeFields
 
 __all__ = ["FINAL", "HANDBACK", "RETRY", "WAIT", "StoreBase", "event_ids", "same_json"]
 
-FAILED = TaskState.FAILED
 FINAL, RETRY, WAIT, HANDBACK = OutcomeKind.FINAL, OutcomeKind.RETRY, OutcomeKind.WAIT, OutcomeKind.HANDBACK
 
 
@@ -155,6 +166,12 @@ class StoreBase(ContractBase):
         want.setdefault("lease", 60.0)
         return await store.due(worker, call or f"call-{next(self._numbers)}", {group: DueWant(limit, **want)})
 
+    async def due_one(self, store: Store, group: Group, **want: Any) -> Grant:
+        """Return the one run that the inbox hands out now."""
+        grants = await self.due(store, group, **want)
+        assert len(grants) == 1, f"the inbox handed out {event_ids(grants)}, one run was due"
+        return grants[0]
+
     async def until_due(self, store: Store, group: Group, within: float | None = None, **want: Any) -> list[Grant]:
         """Return what the inbox hands out as soon as there is something."""
         return await self.until(lambda: self.due(store, group, **want), f"something due for {group.agent}", within)
@@ -187,8 +204,9 @@ class StoreBase(ContractBase):
     async def dead(self, store: Store, group: Group, event_id: str = "e1", **fields: Unpack[OutcomeFields]) -> Grant:
         """Make a dead letter and return the grant of its last attempt."""
         grant = await self.granted(store, group, event_id)
-        fields.setdefault("data", b'{"attempts":[1]}')
-        await self.settled(store, group, grant, state=FAILED, dead="max_attempts", **fields)
+        letter: OutcomeFields = {"state": TaskState.FAILED, "dead": "max_attempts", "data": b'{"attempts":[1]}'}
+        letter.update(fields)
+        await self.settled(store, group, grant, **letter)
         return grant
 
     @staticmethod

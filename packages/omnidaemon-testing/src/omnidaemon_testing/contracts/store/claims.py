@@ -81,7 +81,7 @@ class ClaimRules(StoreBase):
         async def over() -> bool:
             answer = await self.claim(store, group, worker="w2", takeover=False)
             assert answer.kind is GrantKind.BUSY
-            answer = await self.claim(store, group, worker="w2", token="second")
+            answer = await self.claim(store, group, worker="w2")
             return answer.kind is GrantKind.GRANTED
 
         await self.until(over, "the takeover of an expired claim", within=self.timing.lease + self.timing.slack)
@@ -97,7 +97,7 @@ class ClaimRules(StoreBase):
         store, group = await self.open_with()
         await self.adopted(store, group)
         begun = self.time()
-        lost = (await self.due(store, group, lease=self.timing.lease, worker="dead"))[0]
+        lost = await self.due_one(store, group, lease=self.timing.lease, worker="dead")
         waiting = await self.due_all(store, group)
         assert waiting.next_in is not None, "the end of a lease is something to wait for"
         assert waiting.next_in <= self.timing.lease + 0.01
@@ -116,7 +116,7 @@ class ClaimRules(StoreBase):
         store, group = await self.open_with()
         fresh = await self.granted(store, group, "fresh", lease=self.timing.lease / 2)
         await self.adopted(store, group, "kept")
-        kept = (await self.due(store, group, lease=self.timing.lease / 2))[0]
+        kept = await self.due_one(store, group, lease=self.timing.lease / 2)
         await self.sleep(self.timing.lease)
         await self.refused(store, group, GrantKind.BUSY, "fresh", takeover=False)
         assert await self.due(store, group, takeover=False) == []
@@ -134,7 +134,7 @@ class ClaimRules(StoreBase):
             name = f"e{self.token()}"
             await self.adopted(store, group, name)
             before = self.time()
-            grant = (await self.due(store, group, lease=self.timing.lease))[0]
+            grant = await self.due_one(store, group, lease=self.timing.lease)
             end = before + 3 * self.timing.lease
             while self.time() < end:
                 await self.sleep(self.timing.lease / 4)
@@ -195,9 +195,10 @@ class ClaimRules(StoreBase):
         Trouble-shooting: look for the token before looking whether the run is claimed.
         """
         store, group = await self.open_with()
-        first = await self.granted(store, group, token="mine")
-        assert await self.granted(store, group, token="mine") == first
-        await self.refused(store, group, GrantKind.BUSY, token="theirs")
+        token = self.token()
+        first = await self.granted(store, group, token=token)
+        assert await self.granted(store, group, token=token) == first
+        await self.refused(store, group, GrantKind.BUSY)
         record = await self.must_have(store, group)
         assert (record.starts, record.lost) == (1, 0)
 
@@ -253,7 +254,7 @@ class ClaimRules(StoreBase):
         """
         store, group = await self.open_with()
         grant = await self.granted(store, group)
-        assert not await self.adopted(store, group, token="somebody else's")
+        assert not await self.adopted(store, group, token=self.token())
         assert await self.adopted(store, group, token=grant.token)
         assert await self.due(store, group) == []
         assert await store.renew([self.hold(group, grant, 0.02)]) == [True]

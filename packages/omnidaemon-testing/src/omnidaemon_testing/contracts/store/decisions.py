@@ -15,7 +15,9 @@ __all__ = ["DecisionRules"]
 class DecisionRules(StoreBase):
     """Cancel, answer, replay, rerun: a compare-and-set each."""
 
-    async def decide(self, store: Store, verb: str, group: Group, op: str, event_id: str = "e1", **fields: object) -> str:
+    async def decide(
+        self, store: Store, verb: str, group: Group, op: str, event_id: str = "e1", **fields: object
+    ) -> str:
         """Apply a decision."""
         return await store.decide(Decision(verb, group, event_id, op, **fields))  # type: ignore[arg-type]
 
@@ -61,7 +63,10 @@ class DecisionRules(StoreBase):
             name = f"e{number}"
             grant = await self.granted(store, group, name)
             # The gathered order decides who is sent first; both orders are tried.
-            calls = [self.settle(store, group, grant, result=b"1"), self.decide(other, "cancel", group, f"op{number}", name)]
+            calls = [
+                self.settle(store, group, grant, result=b"1"),
+                self.decide(other, "cancel", group, f"op{number}", name),
+            ]
             if number % 2:
                 cancelled, settled = await asyncio.gather(*reversed(calls))
             else:
@@ -116,12 +121,12 @@ class DecisionRules(StoreBase):
         for number in range(3):
             for name in ("e1", "e2"):
                 assert await self.decide(store, "replay", group, f"op{number}{name}", name) == "done"
-                grant = (await self.due(store, group))[0]
+                grant = await self.due_one(store, group)
                 seen.append(grant.generation)
                 await self.settled(store, group, grant, state=TaskState.FAILED, dead="max_attempts", body=None)
             await store.remove(Query(topic=group.topic, agent=group.agent, event_ids=["e2"]))
             assert await self.decide(store, "rerun", group, f"again{number}", "e2", body=self.body("e2")) == "done"
-            grant = (await self.due(store, group))[0]
+            grant = await self.due_one(store, group)
             seen.append(grant.generation)
             await self.settled(store, group, grant, state=TaskState.FAILED, dead="max_attempts", body=None)
         assert seen == sorted(set(seen)), f"generations came twice or out of order: {seen}"
@@ -159,7 +164,7 @@ class DecisionRules(StoreBase):
         first, second = groups
         grant = await self.granted(store, first)
         await self.settled(store, first, grant, RETRY, attempt=2, delay=0)
-        again = (await self.due(store, first))[0]
+        again = await self.due_one(store, first)
         await self.settled(
             store, first, again, state=TaskState.FAILED, dead="max_attempts", data=b'{"history":[1,2]}', body=None
         )
@@ -201,9 +206,16 @@ class DecisionRules(StoreBase):
         assert not await self.settle(store, group, late, state=TaskState.FAILED, dead="max_attempts")
         assert (await store.records(Query(dead=True))).items == []
         await self.settled(
-            store, group, owner, state=TaskState.FAILED, dead="undecodable", data=corner_bytes(), body=b"\xff\xfe\x00raw"
+            store,
+            group,
+            owner,
+            state=TaskState.FAILED,
+            dead="undecodable",
+            data=corner_bytes(),
+            body=b"\xff\xfe\x00raw",
         )
-        letter = (await store.records(Query(dead=True))).items[0]
+        letter = await self.must_have(store, group)
+        assert event_ids((await store.records(Query(dead=True))).items) == ["e1"]
         assert (letter.dead, letter.body) == ("undecodable", b"\xff\xfe\x00raw")
         assert same_json(letter.data, corner_bytes())
         await self.refused(store, group, GrantKind.FINISHED)
@@ -242,7 +254,7 @@ class DecisionRules(StoreBase):
         assert await self.decide(store, "answer", group, "op3", question="ship?", value=corner_bytes()) == "done"
         assert await self.decide(store, "answer", group, "op4", question="ship?", value=b"no") == "stale"
         assert await self.decide(store, "answer", group, "op3", question="ship?", value=b"no") == "done"
-        again = (await self.due(store, group))[0]
+        again = await self.due_one(store, group)
         assert (again.attempt, again.data, again.body) == (grant.attempt, b'{"asked":1}', self.body())
         assert again.generation > grant.generation
         assert same_json((await store.notes(group, "e1"))["answer:ship?"], corner_bytes())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from omnidaemon.model.errors import BackendError, Closed
 from omnidaemon.model.run import GrantKind
 from omnidaemon.ports.event_bus import PORT_VERSION
 from omnidaemon.ports.store import Put, Query
 from omnidaemon_testing.contracts.leftovers import Leftovers
 from omnidaemon_testing.contracts.store.base import RETRY, StoreBase, event_ids
-from omnidaemon.model.errors import BackendError, Closed
 
 __all__ = ["LifeRules"]
 
@@ -74,7 +74,7 @@ class LifeRules(StoreBase):
         async def settles() -> bool:
             try:
                 return await self.settle(store, group, grant)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - any error must be one of ours
                 assert type(error).__module__.startswith("omnidaemon"), f"a driver's error got out: {error!r}"
                 return False
 

@@ -12,7 +12,9 @@ __all__ = ["MarkRules"]
 class MarkRules(StoreBase):
     """Done marks and expiry."""
 
-    async def done(self, store: Store, group: Group, event_id: str = "e1", ttl: float = 60, mark_ttl: float = 60) -> None:
+    async def done(
+        self, store: Store, group: Group, event_id: str = "e1", ttl: float = 60, mark_ttl: float = 60
+    ) -> None:
         """Finish a run."""
         grant = await self.granted(store, group, event_id)
         await self.settled(store, group, grant, result=b"1", ttl=ttl, mark_ttl=mark_ttl)
@@ -97,7 +99,9 @@ class MarkRules(StoreBase):
         """
         store, group = await self.open_with()
         await self.granted(store, group, "working")
-        await self.settled(store, group, await self.granted(store, group, "retry"), RETRY, attempt=2, delay=60, ttl=0.01)
+        await self.settled(
+            store, group, await self.granted(store, group, "retry"), RETRY, attempt=2, delay=60, ttl=0.01
+        )
         await self.settled(store, group, await self.granted(store, group, "wait"), WAIT, question="q", ttl=0.01)
         await self.adopted(store, group, "inbox", delay=60)
         await self.sleep(0.1)

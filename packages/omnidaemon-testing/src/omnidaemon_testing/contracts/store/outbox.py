@@ -18,7 +18,9 @@ class OutboxRules(StoreBase):
 
     def later(self, event_id: str, delay: float = 0.0, **fields: float) -> Deferred:
         """Return an event to be published later."""
-        return Deferred(Outgoing("next.topic", event_id, event_bytes(event_id, "next.topic", 1e22), "key"), delay, **fields)
+        return Deferred(
+            Outgoing("next.topic", event_id, event_bytes(event_id, "next.topic", 1e22), "key"), delay, **fields
+        )
 
     async def test_p5_a_delayed_event_is_relayed_when_it_is_due(self) -> None:
         """A delayed event is handed to a relay at its time on the store's clock: never early, soon after.

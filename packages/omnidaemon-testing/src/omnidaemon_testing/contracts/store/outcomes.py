@@ -118,10 +118,10 @@ class OutcomeRules(StoreBase):
         record = await self.must_have(store, group)
         assert record.starts == 1, "a run that was given back unrun was not started"
         await self.settled(store, group, again, RETRY, attempt=2, delay=0)
-        third = (await self.due(store, group, lease=0.02))[0]
+        third = await self.due_one(store, group, lease=0.02)
         assert third.lost == 0
         await self.sleep(0.05)
-        fourth = (await self.due(store, group))[0]
+        fourth = await self.due_one(store, group)
         assert (fourth.lost, fourth.attempt) == (1, 2)
         record = await self.must_have(store, group)
         assert (record.starts, record.lost) == (3, 1)
@@ -145,6 +145,7 @@ class OutcomeRules(StoreBase):
         busy = await self.due_all(store, group)
         assert event_ids(busy.grants.get(group, [])) == ["good"]
         assert group in busy.suspects, "a worker must learn that a suspect waits"
+        assert await self.due(store, group) == [], "handed to a worker that is not alone"
         alone = await self.due(store, group, alone=True)
         assert [(grant.event_id, grant.lost) for grant in alone] == [("bad", 2)]
         await self.settled(store, group, alone[0], body=None)
@@ -208,10 +209,11 @@ class OutcomeRules(StoreBase):
         names = [f"e{number}" for number in range(6)]
         grants = [await self.granted(store, group, name) for name in names]
         outcomes = [
-            Outcome(group, grant.event_id, grant.token, FINAL, body=self.body(), counts=[("done", 1)]) for grant in grants
+            Outcome(group, grant.event_id, grant.token, FINAL, body=self.body(), counts=[("done", 1)])
+            for grant in grants
         ]
         assert await store.settle(outcomes[:3]) == [True, True, True]
-        outcomes[4].token = "nobody's"
+        outcomes[4].token = self.token()
         assert await store.settle(outcomes) == [True, True, True, True, False, True]
         assert await self.counts(store, group) == {"done": 5}
         assert await store.settle([]) == []
@@ -265,7 +267,7 @@ class OutcomeRules(StoreBase):
             counts = [("done", 1.0), ("seconds", 0.25), (f"latency:{number % 3}", 1.0)]
             await self.settled(mine, group, grant, counts=counts)
             assert await self.settle(mine, group, grant, counts=counts)
-            grant.token = "stale"
+            grant.token = self.token()
             assert not await self.settle(mine, group, grant, counts=counts)
 
         await asyncio.gather(*(work(number) for number in range(60)))

@@ -64,7 +64,7 @@ class ValueRules(StoreBase):
         await self.sleep(0.1)
         got = await store.get("beats", ["w1", "w2", "w3"])
         assert [value is not None for value in got] == [False, True, True]
-        assert [value.key for value in (await store.scan("beats")).items] == ["w2", "w3"]
+        assert {value.key for value in (await store.scan("beats")).items} == {"w2", "w3"}
         assert await store.put("beats", [Put("w1", b"2", ttl=60, expect=0)]) == [True]
         await store.put("beats", [Put("w3", b"1", ttl=0.02)])
         await store.put("beats", [Put("w3", b"2")])
@@ -156,7 +156,7 @@ class ValueRules(StoreBase):
         assert await reader.follow(topic, agent, "unmet", 0, 100) == []
         await self.settled(store, group, grant, RETRY, attempt=2, delay=0)
         assert not await store.append(hold, [b"late"], 60)
-        again = (await self.due(store, group))[0]
+        again = await self.due_one(store, group)
         assert await store.append(self.hold(group, again), [b'"next attempt"'], 60)
         assert await reader.follow(topic, agent, "e1", 10, 100) == [(11, b'"next attempt"')]
 
@@ -174,11 +174,11 @@ class ValueRules(StoreBase):
         await store.append(self.hold(group, grant), [b"2"], keep)
         await self.settled(store, group, grant)
         await self.sleep(keep * 0.6)
-        got = await store.follow(*group[:2], "e1", 0, 10)
+        got = await store.follow(group.topic, group.agent, "e1", 0, 10)
         assert [number for number, _ in got] == [1, 2] or self.time() - begun > keep * 0.95
 
         async def gone() -> bool:
-            return await store.follow(*group[:2], "e1", 0, 10) == []
+            return await store.follow(group.topic, group.agent, "e1", 0, 10) == []
 
         await self.until(gone, "the progress expired", within=keep + self.timing.slack)
 
