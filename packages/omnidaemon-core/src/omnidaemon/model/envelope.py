@@ -135,7 +135,7 @@ def encode(event: EventEnvelope) -> bytes:
         fields["payload"].update(payload.__pydantic_extra__)
     if event.__pydantic_extra__:
         fields.update(event.__pydantic_extra__)
-    return jsontext.dump_validated(fields)
+    return jsontext.dump_validated(fields, jsontext.MAX_DEPTH + jsontext.ENVELOPE_DEPTH)
 
 
 def decode(body: bytes) -> EventEnvelope:

@@ -17,44 +17,59 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from omnidaemon.model.errors import InvalidContent
 
-__all__ = ["MAX_DEPTH", "dump", "dump_validated", "load", "plain"]
+__all__ = ["ENVELOPE_DEPTH", "MAX_DEPTH", "dump", "dump_validated", "load", "plain"]
 
 MAX_DEPTH = 100
+# An event's content lies this deep in its envelope.
+ENVELOPE_DEPTH = 2
+# More digits than Python reads back (sys.get_int_max_str_digits).
+_DIGITS = 4300
+_HUGE = re.compile(rb"\d{%d}" % (_DIGITS + 1))
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
-def plain(value: Any) -> Any:
-    """Return ``value`` with pydantic models and dataclasses at its top turned into plain data."""
+def plain(value: Any, what: str = "content") -> Any:
+    """Return ``value`` with a pydantic model or dataclass at its top turned into plain data.
+
+    Raises:
+        InvalidContent: The model cannot be dumped as JSON.
+    """
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        try:
+            return value.model_dump(mode="json")
+        except (ValueError, TypeError, RecursionError) as error:
+            name = type(value).__qualname__
+            raise InvalidContent(f"{what}: the model {name} cannot be dumped as JSON: {str(error)[:200]}") from None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
+        # Not asdict(): it copies what it does not know, and fails on locks and generators.
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return value
 
 
-def dump(value: Any, what: str = "content") -> bytes:
+def dump(value: Any, what: str = "content", depth: int = MAX_DEPTH) -> bytes:
     """Encode ``value`` as UTF-8 JSON that reads back as the same value.
 
     Args:
         value: Any JSON value; models and dataclasses are dumped, tuples become lists.
         what: What to call the value in an error.
+        depth: How deep it may be nested.
 
     Raises:
         InvalidContent: NaN, infinity, NUL, a lone surrogate, a key that is no string, nesting deeper
-            than 100, a cycle, or a type that JSON does not have.
+            than ``depth``, a cycle, or a type that JSON does not have.
     """
     try:
         text = _encode(value)
     except TypeError:
-        return dump(_reduce(value, what, 0), what)
+        return dump(_reduce(value, what, 0), what, depth)
     except ValueError as error:
         raise InvalidContent(f"{what} cannot be JSON: {error}; send null or a string instead") from None
     except RecursionError:
         raise InvalidContent(f"{what} is nested deeper than {MAX_DEPTH}; flatten it") from None
     # The encoder turns 1, None and True into strings when they are keys; only a walk can tell.
     if "{" in text or "[" in text:
-        _walk(value, what, 1, text.count("[") + text.count("{") > MAX_DEPTH)
+        _walk(value, what, 1, depth if text.count("[") + text.count("{") > depth else None)
     if "\\u0000" in text and _ESCAPED_NUL.search(text):
         raise InvalidContent(f"{what} holds a NUL character, which some stores cannot keep; remove it")
     try:
@@ -65,7 +80,7 @@ def dump(value: Any, what: str = "content") -> bytes:
         ) from None
 
 
-def dump_validated(value: dict[str, Any]) -> bytes:
+def dump_validated(value: dict[str, Any], depth: int = MAX_DEPTH) -> bytes:
     """Encode like :func:`dump`, four times as fast, what pydantic's ``JsonValue`` has accepted.
 
     What could be refused is only suspected here; then :func:`dump` looks closer.
@@ -73,9 +88,15 @@ def dump_validated(value: dict[str, Any]) -> bytes:
     try:
         data = to_json(value, inf_nan_mode="constants")
     except PydanticSerializationError:
-        return dump(value)
-    if b"\\u0000" in data or b"NaN" in data or b"Infinity" in data or data.count(b"[") + data.count(b"{") > MAX_DEPTH:
-        return dump(value)
+        return dump(value, depth=depth)
+    if (
+        b"\\u0000" in data
+        or b"NaN" in data
+        or b"Infinity" in data
+        or data.count(b"[") + data.count(b"{") > depth
+        or (len(data) > _DIGITS and _HUGE.search(data))
+    ):
+        return dump(value, depth=depth)
     return data
 
 
@@ -84,26 +105,26 @@ def load(data: bytes | str) -> Any:
     return json.loads(data)
 
 
-def _walk(value: Any, what: str, depth: int, check_depth: bool) -> None:
-    if check_depth and depth > MAX_DEPTH:
+def _walk(value: Any, what: str, depth: int, limit: int | None) -> None:
+    if limit is not None and depth > limit:
         raise InvalidContent(f"{what} is nested deeper than {MAX_DEPTH}; flatten it")
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise InvalidContent(f"{what} has the key {key!r}, and JSON keys are strings; use str(key)")
             if isinstance(item, (dict, list, tuple)):
-                _walk(item, what, depth + 1, check_depth)
+                _walk(item, what, depth + 1, limit)
     else:
         for item in value:
             if isinstance(item, (dict, list, tuple)):
-                _walk(item, what, depth + 1, check_depth)
+                _walk(item, what, depth + 1, limit)
 
 
 def _reduce(value: Any, what: str, depth: int) -> Any:
     """Turn models, dataclasses and mappings inside ``value`` into plain data, or say what cannot be."""
-    if depth > MAX_DEPTH:
+    if depth > MAX_DEPTH + ENVELOPE_DEPTH:
         raise InvalidContent(f"{what} is nested deeper than {MAX_DEPTH}; flatten it")
-    value = plain(value)
+    value = plain(value, what)
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):

@@ -5,50 +5,29 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from omnidaemon.model import jsontext
-from omnidaemon.model.envelope import EventEnvelope, PayloadBase, derived_id, encode
-from omnidaemon.model.errors import InvalidContent, LeaseLost, PayloadTooLarge, TooManyHops
-from omnidaemon.model.names import check_topic, task_id
-from omnidaemon.model.run import Deferred, Outgoing
+from omnidaemon.model.durations import Duration, in_seconds
+from omnidaemon.model.envelope import EventEnvelope
+from omnidaemon.model.errors import InvalidContent, InvalidEvent, LeaseLost, PayloadTooLarge, UnsupportedCapability
+from omnidaemon.model.names import task_id
 from omnidaemon.ports.store import Store
+from omnidaemon.runtime.followups import follow_up
 from omnidaemon.runtime.handover import Handover
 from omnidaemon.runtime.job import Flag, Job
+from omnidaemon.runtime.outcome import postponed
+from omnidaemon.runtime.signals import AskSignal
 from omnidaemon.settings import Settings
 
-__all__ = ["AskSignal", "RunContext", "Surroundings", "follow_up"]
+__all__ = ["RunContext", "Surroundings"]
 
 _logger = logging.getLogger("omnidaemon.agent")
-
-
-class AskSignal(BaseException):
-    """Ends the attempt until a human has answered."""
-
-    def __init__(self, key: str, question: str, schema: Any, timeout: float | None) -> None:
-        self.key, self.question, self.schema, self.timeout = key, question, schema, timeout
-        super().__init__(key)
-
-
-def follow_up(cause: EventEnvelope, topic: str, content: Any, event_id: str, **fields: Any) -> EventEnvelope:
-    """Return an event caused by ``cause``: it inherits correlation, tenant and trace (design §4)."""
-    payload = PayloadBase(
-        content=jsontext.plain(content), webhook=fields.pop("webhook", None), reply_to=fields.pop("reply_to", None)
-    )
-    inherited = {
-        "tenant_id": cause.tenant_id,
-        "correlation_id": cause.correlation_id or cause.id,
-        "causation_id": cause.id,
-        "source": cause.source,
-        "traceparent": cause.traceparent,
-        "tracestate": cause.tracestate,
-    }
-    return EventEnvelope(
-        **{**inherited, "id": event_id, "topic": topic, "payload": payload, "hops": cause.hops + 1, **fields}
-    )
+MAX_KEY = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +38,7 @@ class Surroundings:
     handover: Handover
     settings: Settings
     state: Any
+    ordered: bool = True
 
 
 class RunContext:
@@ -87,7 +67,7 @@ class RunContext:
     @property
     def starts(self) -> int:
         """How often this run was started, lost starts included."""
-        return self._job.grant.lost + self._job.grant.attempt
+        return self._job.grant.lost + self._job.grant.attempt + postponed(self._job)
 
     @property
     def cancelled(self) -> Flag:
@@ -107,7 +87,8 @@ class RunContext:
 
     async def progress(self, message: str | None = None, percent: float | None = None, data: Any = None) -> None:
         """Add an entry to the progress stream."""
-        await self._append({"message": message, "percent": percent, "data": data})
+        fields = {"message": message, "percent": percent, "data": data}
+        await self._append({name: value for name, value in fields.items() if value is not None})
 
     async def emit(self, chunk: Any) -> None:
         """Add partial output to the progress stream."""
@@ -115,40 +96,30 @@ class RunContext:
 
     async def _append(self, fields: dict[str, Any]) -> None:
         entry = {"attempt": self.attempt, "generation": self._job.grant.generation, "at": round(time.time(), 3)}
-        entry.update({name: jsontext.plain(value) for name, value in fields.items() if value is not None})
+        entry.update(fields)
         chunk = jsontext.dump(entry, "progress")
         self._check_size(chunk, "a progress entry")
         keep = self._around.settings.result_ttl
         self._owned(await self._around.handover.call_io(self._around.store.append(self._job.hold, [chunk], keep)))
 
     async def publish(self, topic: str, content: Any, **fields: Any) -> str:
-        """Plan a follow-up; its id depends on run, topic and order only, so a retry sends the same event."""
-        check_topic(topic)
-        if self.event.hops + 1 > self._around.settings.max_hops:
-            raise TooManyHops(
-                f"event {self.event.id} is {self.event.hops} events away from the first of its chain and max_hops is"
-                f" {self._around.settings.max_hops}: agents seem to call each other in a circle"
+        """Plan a follow-up; see :func:`omnidaemon.runtime.followups.follow_up`."""
+        job, around = self._job, self._around
+        if job.outcome is not None:
+            raise LeaseLost(
+                f"the attempt of task {task_id(self.event.id, self.agent)} has ended: nothing can follow it"
             )
-        job = self._job
-        group = job.subscription.group
-        default = derived_id(
-            group.topic,
-            group.agent,
-            str(group.epoch),
-            job.event_id,
-            str(job.grant.generation),
-            topic,
-            str(len(job.followups)),
-        )
-        event = follow_up(self.event, topic, content, fields.pop("id", default), **_times(fields))
-        body = encode(event)
-        self._check_size(body, f"the event for {topic!r}")
-        job.followups.append(Deferred(Outgoing(topic, event.id, body, event.lane), deliver_at=event.deliver_at))
+        if not around.ordered and fields.get("key") is not None:
+            raise UnsupportedCapability(f"key={fields['key']!r} needs a bus that orders by key, and this one does not")
+        event, row = follow_up(job, self.event, topic, content, fields, around.settings)
+        if not around.ordered:
+            row.event.key = None  # the store alone keeps a session's events apart
+        job.followups.append(row)
         return event.id
 
     async def step(self, key: str, fn: Callable[..., Awaitable[Any] | Any], *args: Any) -> Any:
         """Call once for this run; what it raises is not kept."""
-        name = f"step:{key}"
+        name = f"step:{_checked(key, 'a step')}"
         kept = (await self._all_notes()).get(name)
         if kept is not None:
             return jsontext.load(kept)
@@ -160,24 +131,33 @@ class RunContext:
             if inspect.isawaitable(value):
                 value = await value
         self.steps = {**(self.steps or {}), key: round(time.perf_counter() - began, 6)}
-        data = jsontext.dump(jsontext.plain(value), f"the value of step {key!r}")
+        data = jsontext.dump(value, f"the value of step {key!r}")
         self._check_size(data, f"the value of step {key!r}")
         self._owned(await self._around.handover.call_io(self._around.store.note(self._job.hold, name, data)))
         (await self._all_notes())[name] = data
         return jsontext.load(data)
 
-    async def ask(self, key: str, question: str, schema: Any = None, timeout: float | None = None) -> Any:
+    async def ask(self, key: str, question: str, schema: Any = None, timeout: Duration | None = None) -> Any:
         """Return the answer, or unwind the run until there is one."""
+        _checked(key, "a question")
         answer = (await self._all_notes()).get(f"answer:{key}")
         if answer is not None:
             return jsontext.load(answer)
-        raise AskSignal(key, question, schema, timeout)
+        self._check_size(jsontext.dump([question, schema], f"question {key!r}"), f"question {key!r}")
+        seconds = None if timeout is None else in_seconds(timeout)
+        if seconds is not None and not 0 <= seconds < math.inf:
+            raise InvalidEvent(
+                f"question {key!r} has the timeout {timeout!r}; use seconds >= 0, or None to wait for ever"
+            )
+        raise AskSignal(key, question, schema, seconds)
 
     def usage(self, **amounts: float) -> None:
         """Add to what the run used."""
         used = self.used = {} if self.used is None else self.used
         for name, amount in amounts.items():
-            used[name] = used.get(name, 0) + amount
+            if not isinstance(amount, (int, float)) or not math.isfinite(amount):
+                raise InvalidContent(f"usage {name}={amount!r:.80} is no finite number")
+            used[_checked(name, "usage")] = used.get(name, 0) + amount
 
     def abandon(self, ended: asyncio.Future[None]) -> None:
         """Keep the run's slot until ``ended``: a thread of it cannot be stopped (D10)."""
@@ -204,11 +184,8 @@ class RunContext:
             )
 
 
-def _times(fields: dict[str, Any]) -> dict[str, Any]:
-    """Turn ``delay`` into ``deliver_at`` and datetimes into seconds."""
-    from omnidaemon.runtime.outgoing import normalised_times
-
-    try:
-        return normalised_times(fields)
-    except TypeError as error:
-        raise InvalidContent(str(error)) from None
+def _checked(key: str, what: str) -> str:
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY:
+        raise InvalidContent(f"{what} is named {key!r:.80}; use a text of 1 to {MAX_KEY} characters")
+    jsontext.dump(key, f"the name of {what}")
+    return key

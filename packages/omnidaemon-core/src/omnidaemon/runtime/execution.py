@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 from omnidaemon.model.run import Outcome
 from omnidaemon.ports.context import _current
 from omnidaemon.ports.store import Store
-from omnidaemon.runtime.context import AskSignal, RunContext, Surroundings
+from omnidaemon.runtime.context import RunContext, Surroundings
 from omnidaemon.runtime.handover import Handover
 from omnidaemon.runtime.job import Job, Subscription
 from omnidaemon.runtime.outcome import Outcomes
+from omnidaemon.runtime.signals import AskSignal
 from omnidaemon.settings import Settings
 
 __all__ = ["Execution"]
@@ -47,8 +48,10 @@ class Execution:
         outcomes: Outcomes,
         report: Callable[[list[Report]], None],
         state: Any = None,
+        *,
+        ordered: bool = True,
     ) -> None:
-        self._around = Surroundings(store, handover, settings, state)
+        self._around = Surroundings(store, handover, settings, state, ordered)
         self._loop, self._outcomes, self._report = handover.app_loop, outcomes, report
         self._ended: list[Report] = []
         self._waiting: dict[Subscription, collections.deque[Job]] = {}

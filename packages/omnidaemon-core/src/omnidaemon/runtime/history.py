@@ -61,7 +61,7 @@ def _cut(text: str, limit: int) -> str:
     kept = text
     length = len(text)
     while _size(kept) > limit and length > 0:
-        length = length * limit // (_size(kept) + 16) if length > 64 else 0  # noqa: PLR2004
+        length = length * limit // (_size(kept) + 16) if length > 64 else 0
         head = length // 3
         kept = f"{text[:head]}\n...\n{text[len(text) - length + head :]}"
     return kept

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import random
-import traceback
 from typing import Any
 
 from omnidaemon.model import histogram, jsontext
-from omnidaemon.model.envelope import derived_id, encode
 from omnidaemon.model.errors import InvalidContent, InvalidEvent, NonRetryable, PayloadTooLarge, RetryAfter
-from omnidaemon.model.run import Deferred, Outcome, OutcomeKind, Outgoing, TaskState
+from omnidaemon.model.run import Outcome, OutcomeKind, TaskState
 from omnidaemon.ports.clock import Clock
 from omnidaemon.runtime.callback import InvalidContentForAgent
-from omnidaemon.runtime.context import AskSignal, follow_up
+from omnidaemon.runtime.followups import dead_letter_copy, reply
+from omnidaemon.runtime.history import appended, describe, type_name
 from omnidaemon.runtime.job import Job
+from omnidaemon.runtime.signals import AskSignal
 from omnidaemon.settings import Settings
 
-__all__ = ["Outcomes", "read_data"]
+__all__ = ["Outcomes", "postponed", "read_data"]
 
-MAX_HISTORY = 20
-MAX_ENTRY = 4096
 MAX_RETRY_AFTER = 100
-_TEXT = 3000
 _rng = random.SystemRandom()
 
 
 def read_data(data: bytes) -> dict[str, Any]:
     """Return a record's data; an empty dict for a run that has none yet."""
     return jsontext.load(data) if data else {}
+
+
+def postponed(job: Job) -> int:
+    """Return how often this generation of the run was postponed by ``RetryAfter``."""
+    kept = read_data(job.grant.data).get("postponed", {})
+    return int(kept["times"]) if kept.get("generation") == job.grant.generation else 0
 
 
 class Outcomes:
@@ -40,21 +43,20 @@ class Outcomes:
     def completed(self, job: Job, value: Any, ended: float) -> Outcome:
         """Return the outcome of a run that ended well; a result that cannot be kept is a dead letter."""
         try:
-            result = b"null" if value is None else jsontext.dump(jsontext.plain(value), "the result")
+            result = b"null" if value is None else jsontext.dump(value, "the result")
         except InvalidContent as error:
             return self._dead(job, error, "unserializable_result", ended)
         if len(result) > self._settings.max_event_bytes:
             size = f"the result has {len(result)} bytes and max_event_bytes is {self._settings.max_event_bytes}"
             return self._dead(job, PayloadTooLarge(size), "too_large", ended)
-        outcome = self._base(job, OutcomeKind.FINAL, self._data(job, ended))
-        outcome.result = result
-        outcome.outbox = job.followups
-        event = job.event
+        outbox, event = job.followups, job.event
         if event is not None and event.payload.reply_to is not None:
-            reply_id = derived_id("reply", job.event_id, job.subscription.config.name, str(job.grant.generation))
-            reply = follow_up(event, event.payload.reply_to, jsontext.load(result), reply_id)
-            row = Deferred(Outgoing(reply.topic, reply.id, encode(reply), reply.lane))
-            outcome.outbox = [*job.followups, row]
+            try:
+                outbox = [*outbox, reply(job, event, jsontext.load(result), self._settings)]
+            except InvalidEvent as error:
+                return self.failed(job, error, ended)
+        outcome = self._base(job, OutcomeKind.FINAL, self._data(job, ended))
+        outcome.result, outcome.outbox = result, outbox
         counts = self._counts(job, ended)
         counts.append(("processed", 1))
         outcome.counts = counts
@@ -81,8 +83,7 @@ class Outcomes:
         return outcome
 
     def _retry_after(self, job: Job, error: RetryAfter, ended: float) -> Outcome:
-        data = read_data(job.grant.data)
-        spent = int(data.get("retry_after", 0)) + 1
+        spent = postponed(job) + 1
         event = job.event
         late = (
             event is not None
@@ -140,13 +141,8 @@ class Outcomes:
             ("dead_lettered", int(config.dead_letter)),
         ]
         if config.dead_letter and config.dead_letter_topic is not None and job.event is not None:
-            group = job.subscription.group
-            copy_id = derived_id("dead", job.event_id, group.agent, str(job.grant.generation))
-            headers = {**(job.event.headers or {}), "omnidaemon-dead-letter": reason, "omnidaemon-agent": group.agent}
-            copy = job.event.model_copy(
-                update={"id": copy_id, "topic": config.dead_letter_topic, "headers": headers, "key": None}
-            )
-            outcome.outbox = [Deferred(Outgoing(copy.topic, copy.id, encode(copy)))]
+            copy = dead_letter_copy(job, job.event, reason, self._settings)
+            outcome.outbox = [] if copy is None else [copy]
         return outcome
 
     def _base(self, job: Job, kind: OutcomeKind, data: bytes) -> Outcome:
@@ -200,22 +196,18 @@ class Outcomes:
                 used = data.setdefault("usage", {})
                 used[name] = used.get(name, 0) + amount
         if error is not None:
-            entry |= {
-                "error_type": type(error).__name__,
-                "error": _clean(str(error), 500),
-                "traceback": _traceback(error),
-            }
+            entry |= describe(error)
             data["last_error"] = {"type": entry["error_type"], "message": entry["error"]}
         else:
             data.pop("last_error", None)
         if reason is not None:
             data["reason"] = reason
         if retry_after is not None:
-            data["retry_after"] = retry_after
+            data["postponed"] = {"generation": job.grant.generation, "times": retry_after}
         data.pop("asked", None)
         if asked is not None:
             data["asked"] = asked
-        data["history"] = [*data.get("history", []), entry][-MAX_HISTORY:]
+        data["history"] = appended(data.get("history", []), entry)
         return jsontext.dump(data, "the record")
 
     def _counts(self, job: Job, ended: float) -> list[tuple[str, float]]:
@@ -234,14 +226,4 @@ def _received(job: Job) -> list[tuple[str, float]]:
 
 
 def _failure(error: BaseException) -> list[tuple[str, float]]:
-    return [("attempts_failed", 1), (f"error:{type(error).__name__}"[:80], 1)]
-
-
-def _traceback(error: BaseException) -> str:
-    text = "".join(traceback.format_exception(error)) if error.__traceback__ is not None else ""
-    return _clean(text if len(text) <= _TEXT else f"{text[:1000]}\n...\n{text[-_TEXT + 1000 :]}", _TEXT + 10)
-
-
-def _clean(text: str, limit: int) -> str:
-    """Make any exception's text storable: no NUL, no lone surrogates, no more than ``limit`` characters."""
-    return text[:limit].replace("\x00", "\N{SYMBOL FOR NULL}").encode("utf-8", "replace").decode()
+    return [("attempts_failed", 1), (f"error:{type_name(error)}", 1)]

@@ -84,7 +84,10 @@ class Worker:
         self.control = Control(self.state)
         self.janitor = Janitor(self.state)
         self._reports = Mailbox(handover.io_loop, self._receive)
-        self.execution = Execution(store, handover, settings, self.outcomes, self._reports.put_all, lifespan_state)
+        ordered = bus.capabilities.ordered_by_key
+        self.execution = Execution(
+            store, handover, settings, self.outcomes, self._reports.put_all, lifespan_state, ordered=ordered
+        )
         self.state.to_agents = Mailbox(handover.app_loop, self.execution.receive)
         self._tasks: list[asyncio.Task[None]] = []
         self._intake_tasks: list[asyncio.Task[None]] = []
