@@ -210,7 +210,7 @@ def test_a_lock_that_is_not_let_go_is_a_backend_that_is_unavailable(tmp_path):
                 await store.put("ns", [Put("k", b"w")])
             assert (await store.get("ns", ["k"]))[0].value == b"v", "reading goes on"
             with pytest.raises(BackendUnavailable):
-                await SQLiteEventBus(path, timeout=0.05, namespace="other").open()
+                await SQLiteEventBus(path, namespace="other").open()
         assert await store.put("ns", [Put("k", b"w")]) == [True]
         with other.held(1):
             await store.close()
@@ -219,6 +219,26 @@ def test_a_lock_that_is_not_let_go_is_a_backend_that_is_unavailable(tmp_path):
         asyncio.run(run())
     threads = [thread.name for thread in threading.enumerate()]
     assert not [name for name in threads if name.startswith("omnidaemon-sqlite")]
+
+
+def test_a_file_that_is_deleted_while_open_takes_no_more_writes(tmp_path):
+    path = tmp_path / "omni.db"
+
+    async def run():
+        store = SQLiteStore(path)
+        await store.open()
+        path.unlink()
+        with pytest.raises(BackendUnavailable, match="deleted or replaced while it was open"):
+            await store.put("ns", [Put("k", b"v")])
+        await asyncio.to_thread(opening, path)
+        with pytest.raises(BackendUnavailable, match="deleted or replaced"):
+            await store.put("ns", [Put("k", b"w")])
+        await store.close()
+        await store.open()
+        assert (await store.get("ns", ["k"]))[0].value == b"v"
+        await store.close()
+
+    asyncio.run(run())
 
 
 def test_a_forked_process_must_open_for_itself(tmp_path):

@@ -22,14 +22,15 @@ class Database:
 
     Args:
         path: Absolute path; the file and its folder are made, readable for this user only.
-        timeout: Seconds to wait for other processes, while opening and later.
+        timeout: Seconds to wait for other processes when writing.
+        connect_timeout: Seconds to wait for them while opening.
 
     Raises:
         ConfigurationError: The file cannot serve as a database.
         BackendUnavailable: Another process does not let go of it.
     """
 
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(self, path: str, timeout: float, connect_timeout: float) -> None:
         self.path = path
         self.timeout = timeout
         _refuse_network(path)
@@ -40,10 +41,12 @@ class Database:
         self.gate = Gate(path)
         try:
             self.connection = sqlite3.connect(
-                path, timeout=timeout, isolation_level=None, check_same_thread=False, cached_statements=256
+                path, timeout=connect_timeout, isolation_level=None, check_same_thread=False, cached_statements=256
             )
-            with self.gate.held(timeout):
+            with self.gate.held(connect_timeout):
                 self._prepare()
+            self.connection.execute(f"PRAGMA busy_timeout = {int(timeout * 1000)}")
+            self._identity = _identity(path)
         except BaseException:
             if hasattr(self, "connection"):
                 self.connection.close()
@@ -62,6 +65,13 @@ class Database:
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
         migrate(connection, self.path)
 
+    def check_identity(self) -> None:
+        """Raise ``BackendUnavailable`` if the file was deleted or replaced: what is written would be lost."""
+        if _identity(self.path) != self._identity:
+            raise BackendUnavailable(
+                f"{self.path}: the file was deleted or replaced while it was open: restart the processes that use it"
+            )
+
     def close(self) -> None:
         """Close the connection: the last one writes the log back into the file."""
         try:
@@ -72,6 +82,14 @@ class Database:
             self.connection.close()
         finally:
             self.gate.close()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - once a transaction, and a Path costs more than the call
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _refuse_network(path: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -37,10 +38,10 @@ class OpenFile:
     _opened: ClassVar[dict[tuple[str, asyncio.AbstractEventLoop], OpenFile]] = {}
     _guard: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, path: str, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+    def __init__(self, path: str, loop: asyncio.AbstractEventLoop, timeout: float, connect_timeout: float) -> None:
         self.path = path
         self._loop = loop
-        self._timeout = timeout
+        self._timeouts = (timeout, connect_timeout)
         self._users = 0
         self._process = os.getpid()
         self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
@@ -50,7 +51,7 @@ class OpenFile:
         self._thread = threading.Thread(target=self._live, name=f"omnidaemon-sqlite {path}", daemon=True)
 
     @classmethod
-    async def acquire(cls, path: str, timeout: float) -> OpenFile:
+    async def acquire(cls, path: str, timeout: float, connect_timeout: float) -> OpenFile:
         """Return the file as the running loop has it open; ``release`` it in the end.
 
         Raises:
@@ -61,7 +62,7 @@ class OpenFile:
         with cls._guard:
             opened = cls._opened.get((path, loop))
             if opened is None:
-                opened = cls._opened[path, loop] = cls(path, loop, timeout)
+                opened = cls._opened[path, loop] = cls(path, loop, timeout, connect_timeout)
                 opened._thread.start()
             opened._users += 1
         try:
@@ -112,12 +113,11 @@ class OpenFile:
     def listen(self, topics: Topics) -> Generator[asyncio.Event]:
         """Yield an event that is set whenever these (namespace, topic) may have something new.
 
-        Other processes are noticed by polling, for as long as somebody listens.
+        Other processes are noticed by polling, for as long as somebody listens; it begins after the
+        next job, which a listener has anyway: it looks whether there is something already.
         """
         event = asyncio.Event()
         self._listeners[event] = topics
-        if len(self._listeners) == 1:
-            self._jobs.put(Job(_nothing, self._loop.create_future(), write=False))  # starts the polling
         try:
             yield event
         finally:
@@ -152,7 +152,7 @@ class OpenFile:
     def _live(self) -> None:
         """Be the thread."""
         try:
-            database = Database(self.path, self._timeout)
+            database = Database(self.path, *self._timeouts)
         except Exception as error:  # noqa: BLE001 - told to whoever opens
             self._tell(_resolve, self._ready, translate(error, self.path, opening=True))
         else:
@@ -167,7 +167,8 @@ class OpenFile:
 
     def _serve(self, database: Database) -> None:
         session = Session(database.connection, self.path)
-        pause, version, polled = _FIRST_POLL, None, time.monotonic()
+        pause, polled = _FIRST_POLL, time.monotonic()
+        version: int | None = None
         while True:
             batch = self._next_jobs(max(0.0, polled + pause - time.monotonic()) if self._listeners else _IDLE)
             jobs = [job for job in batch if job is not None and not job.future.cancelled()]
@@ -181,7 +182,7 @@ class OpenFile:
                 return
             if self._listeners and time.monotonic() >= polled + pause:
                 polled = time.monotonic()
-                seen = database.connection.execute("PRAGMA data_version").fetchone()[0]
+                seen = _data_version(database, version)
                 pause = _FIRST_POLL if seen != version or jobs else min(pause * 2, _LONGEST_POLL)
                 if seen != version:
                     version = seen
@@ -206,8 +207,12 @@ class OpenFile:
             other.announce(topics)
 
 
-def _nothing(_: Session) -> None:
-    pass
+def _data_version(database: Database, last: int | None) -> int | None:
+    """Return a number that changes with every write of another process; ``last`` if it cannot be read."""
+    try:
+        return int(database.connection.execute("PRAGMA data_version").fetchone()[0])
+    except sqlite3.Error:
+        return last  # whoever reads next is told why
 
 
 def _bind(regret: Callable[[Session, T], object], result: T) -> Callable[[Session], object]:

@@ -60,7 +60,6 @@ def run_jobs(database: Database, session: Session, jobs: Sequence[Job[Any]]) -> 
         try:
             outcomes += _write(database, session, rest)
         except Exception as error:  # noqa: BLE001 - told to everybody who waits
-            _roll_back(database)
             session.woken.clear()
             outcomes += [Outcome(job, error=translate(error, database.path)) for job in rest]
     return outcomes
@@ -88,17 +87,25 @@ def _look(database: Database, session: Session, jobs: Sequence[Job[Any]]) -> lis
 
 
 def _write(database: Database, session: Session, jobs: Sequence[Job[Any]]) -> list[Outcome]:
-    connection = database.connection
     with database.gate.held(database.timeout):
+        database.check_identity()
         session.begin()
-        connection.execute("BEGIN IMMEDIATE")
-        outcomes = [_write_one(database, session, job, alone=len(jobs) == 1) for job in jobs]
         try:
+            database.connection.execute("BEGIN IMMEDIATE")
+            outcomes = [_write_one(database, session, job, alone=len(jobs) == 1) for job in jobs]
             session.flush()
-            connection.execute("COMMIT")
-        except Exception as error:
-            raise translate(error, database.path, committing=True) from error
+            _commit(database)
+        except BaseException:
+            _roll_back(database)
+            raise
     return outcomes
+
+
+def _commit(database: Database) -> None:
+    try:
+        database.connection.execute("COMMIT")
+    except Exception as error:
+        raise translate(error, database.path, committing=True) from error
 
 
 def _write_one(database: Database, session: Session, job: Job[Any], *, alone: bool) -> Outcome:

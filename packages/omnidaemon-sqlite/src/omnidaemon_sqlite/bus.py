@@ -33,7 +33,8 @@ class SQLiteEventBus:
         namespace: What tells deployments in one file apart.
         clock: Source of all times.
         lease: Seconds after which a delivery that nobody extends is delivered again.
-        timeout: Seconds to wait for other processes to let go of the file.
+        timeout: Seconds to wait for other processes to let go of the file when writing.
+        connect_timeout: Seconds to wait for them while opening.
         max_event_bytes: What one event may hold.
         topic_max_bytes: Publishing raises ``BusFull`` when a topic holds so much that some group
             has not finished; None for no limit.
@@ -65,6 +66,7 @@ class SQLiteEventBus:
         clock: Clock | None = None,
         lease: float = 15.0,
         timeout: float = 5.0,
+        connect_timeout: float = 5.0,
         max_event_bytes: int = 1 << 20,
         topic_max_bytes: int | None = None,
     ) -> None:
@@ -73,7 +75,7 @@ class SQLiteEventBus:
         self.capabilities = replace(type(self).capabilities, max_event_bytes=max_event_bytes)
         self._clock: Clock = SystemClock() if clock is None else clock
         self.lease = lease
-        self._timeout = timeout
+        self._timeouts = (timeout, connect_timeout)
         self._topic_max_bytes = topic_max_bytes
         self._file: OpenFile | None = None
         self._space = 0
@@ -87,7 +89,7 @@ class SQLiteEventBus:
             path_of(settings),
             namespace=settings.get("namespace") or "omni",
             lease=settings.get("lease") or 15.0,
-            timeout=settings.get("connect_timeout") or 5.0,
+            connect_timeout=settings.get("connect_timeout") or 5.0,
             topic_max_bytes=settings.get("topic_max_bytes"),
         )
 
@@ -116,7 +118,8 @@ class SQLiteEventBus:
             namespace=self.namespace,
             clock=self._clock,
             lease=self.lease,
-            timeout=self._timeout,
+            timeout=self._timeouts[0],
+            connect_timeout=self._timeouts[1],
             max_event_bytes=self.capabilities.max_event_bytes,
             topic_max_bytes=self._topic_max_bytes,
         )
@@ -130,7 +133,7 @@ class SQLiteEventBus:
         """
         if self._file is not None:
             return
-        file = await OpenFile.acquire(self.path, self._timeout)
+        file = await OpenFile.acquire(self.path, *self._timeouts)
         try:
             self._space = await file.write(lambda session: session.space(self.namespace))
         except BaseException:

@@ -45,7 +45,8 @@ class SQLiteStore:
         path: The file; it is made with its folder.
         namespace: What tells deployments in one file apart.
         clock: The store's clock.
-        timeout: Seconds to wait for other processes to let go of the file.
+        timeout: Seconds to wait for other processes to let go of the file when writing.
+        connect_timeout: Seconds to wait for them while opening.
 
     Raises:
         ConfigurationError: ``path`` is no name of a file.
@@ -66,11 +67,12 @@ class SQLiteStore:
         namespace: str = "omni",
         clock: Clock | None = None,
         timeout: float = 5.0,
+        connect_timeout: float = 5.0,
     ) -> None:
         self.path = absolute(path)
         self.namespace = namespace
         self._clock: Clock = SystemClock() if clock is None else clock
-        self._timeout = timeout
+        self._timeouts = (timeout, connect_timeout)
         self._file: OpenFile | None = None
         self._space = 0
 
@@ -80,7 +82,7 @@ class SQLiteStore:
         return cls(
             path_of(settings),
             namespace=settings.get("namespace") or "omni",
-            timeout=settings.get("connect_timeout") or 5.0,
+            connect_timeout=settings.get("connect_timeout") or 5.0,
         )
 
     def __repr__(self) -> str:
@@ -98,7 +100,10 @@ class SQLiteStore:
 
     def twin(self) -> Self:
         """Return an unopened store of the same file and settings."""
-        return type(self)(self.path, namespace=self.namespace, clock=self._clock, timeout=self._timeout)
+        timeout, connect_timeout = self._timeouts
+        return type(self)(
+            self.path, namespace=self.namespace, clock=self._clock, timeout=timeout, connect_timeout=connect_timeout
+        )
 
     def fuse(self, bus: EventBus) -> Fusion | None:
         """See the port: fused if the bus has the same file open in the same loop, and the same namespace."""
@@ -120,7 +125,7 @@ class SQLiteStore:
         """
         if self._file is not None:
             return
-        file = await OpenFile.acquire(self.path, self._timeout)
+        file = await OpenFile.acquire(self.path, *self._timeouts)
         try:
             self._space = await file.write(lambda session: session.space(self.namespace))
         except BaseException:
