@@ -1,0 +1,14 @@
+"""What a delivery carries to find its way back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Tag"]
+
+
+class Tag(NamedTuple):
+    """The entry's position as the server writes it, and which reader was handed it."""
+
+    position: bytes
+    reader: str

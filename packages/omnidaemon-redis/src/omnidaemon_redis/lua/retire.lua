@@ -1,0 +1,29 @@
+-- Leave a tombstone. ARGV: prefix, agent, 1 to end the epoch. Answers whether it existed, runs of the
+-- inbox and rows of the outbox that went.
+local key, agent = ARGV[1] .. 'a', ARGV[2]
+local old = call('HGET', key, agent)
+if not old then return {0, 0, 0} end
+local f, pos = split(old, 3)
+local g = group_of(ARGV[1], agent, f[1])
+local runs, rows = 0, 0
+if ARGV[3] == '1' then
+  for _, id in ipairs(call('HKEYS', g.claims)) do
+    drop(g, load(g, id))
+    runs = runs + 1
+  end
+  for _, id in ipairs(call('HKEYS', g.wide)) do
+    drop(g, load(g, id))
+    runs = runs + 1
+  end
+  for _, serials in ipairs(call('HVALS', g.unsent)) do
+    for serial in string.gmatch(serials, '%d+') do rows = rows + drop_outbox(g.p, serial) end
+  end
+  local m = marks_of(g)
+  for b = 0, m.buckets - 1 do call('UNLINK', m.key .. b) end
+  call('HDEL', g.meta, 'mk', 'mb', 'mt', 'gen', 'inbox', 'working', 'waiting')
+  -- Final records of the epoch that ends here stay, and are in the way of new runs of their events.
+  call('HSET', g.meta, 'old', '1')
+  f[1] = num(tonumber(f[1]) + 1)
+end
+call('HSET', key, agent, concat({f[1], '1', f[3], ''}, '\0') .. sub(old, pos))
+return {f[2] == '0' and 1 or 0, runs, rows}
