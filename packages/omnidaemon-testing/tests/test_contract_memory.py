@@ -1,29 +1,111 @@
-"""The memory adapter keeps the whole contract."""
+"""The memory adapters and the runner of callables keep their contracts, in virtual time where they can.
+
+The memory package runs its contract on the real clock; here a minute of waiting takes none.
+"""
+
+import asyncio
 
 import pytest
 
+from omnidaemon import Context, NonRetryable, RetryAfter
+from omnidaemon.runtime.callback import CallbackRunner
 from omnidaemon_memory import MemoryBroker, MemoryEventBus, MemoryStore, MemoryTables
-from omnidaemon_testing import ContractTiming, EventBusContract, StoreContract
+from omnidaemon_testing import EventBusContract, RunnerContract, StoreContract
+from omnidaemon_testing._virtual import LoopClock, VirtualLoop
 
 
 class TestMemoryEventBus(EventBusContract):
-    timing = ContractTiming(lease=0.3, quiet=0.06, slack=1.0)
+    loop_factory = VirtualLoop
+    clock = LoopClock()
 
     @pytest.fixture
     def make_bus(self, unique_prefix):
         brokers = {}
 
-        def make(namespace=unique_prefix, topic_max_bytes=None):
+        def make(namespace=unique_prefix, **settings):
             broker = brokers.setdefault(namespace, MemoryBroker())
-            return MemoryEventBus(broker, lease=self.timing.lease, topic_max_bytes=topic_max_bytes)
+            return MemoryEventBus(broker, clock=self.clock, lease=self.timing.lease, **settings)
 
         return make
 
 
 class TestMemoryStore(StoreContract):
-    timing = TestMemoryEventBus.timing
+    loop_factory = VirtualLoop
+    clock = LoopClock()
 
     @pytest.fixture
     def make_store(self, unique_prefix):
         tables = {}
-        return lambda namespace=unique_prefix: MemoryStore(tables.setdefault(namespace, MemoryTables()))
+        return lambda namespace=unique_prefix: MemoryStore(
+            tables.setdefault(namespace, MemoryTables()), clock=self.clock
+        )
+
+
+async def echo(message):
+    await asyncio.sleep(0)
+    return message["content"]
+
+
+async def fail(message):
+    raise ConnectionError("try again")
+
+
+async def busy(message):
+    raise RetryAfter(7)
+
+
+async def hopeless(message):
+    raise NonRetryable("wrong key")
+
+
+async def stream(message, context: Context):
+    for number in range(5):
+        await context.emit(number)
+    return "done"
+
+
+async def block(message, context: Context):
+    while True:
+        await context.progress("still here")
+        await asyncio.sleep(0.005)
+
+
+async def usage(message, context: Context):
+    context.usage(input_tokens=1)
+    context.usage(input_tokens=2, output_tokens=5)
+
+
+async def ask(message, context: Context):
+    try:
+        return await context.ask("ship", "Ship it?")
+    except Exception:
+        return "swallowed"
+
+
+AGENTS = {agent.__name__: agent for agent in (echo, fail, busy, hopeless, stream, block, usage, ask)}
+
+
+class TestCallbackRunner(RunnerContract):
+    @pytest.fixture
+    def make_runner(self):
+        return lambda behaviour: CallbackRunner(AGENTS[behaviour])
+
+
+class TestThreadedCallbackRunner(RunnerContract):
+    @pytest.fixture
+    def make_runner(self):
+        def make(behaviour):
+            if behaviour == "block":
+                return CallbackRunner(lambda message: None)
+            if behaviour == "stream":
+                raise NotImplementedError("a plain function returns its items, it cannot await")
+            agent = AGENTS[behaviour]
+            if behaviour in ("usage", "ask"):
+
+                def sync_with_context(message, context: Context):
+                    return asyncio.run(agent(message, context))
+
+                return CallbackRunner(sync_with_context)
+            return CallbackRunner(lambda message: asyncio.run(agent(message)))
+
+        return make

@@ -30,11 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("omnidaemon", "OmniDaemon contracts")
     group.addoption(
         "--omnidaemon-event-bus",
-        metavar="NAME|URL",
+        metavar="NAME[=URL]",
         help=f"the event bus that `pytest --pyargs {SUITE}` tests, by its entry point's name",
     )
     group.addoption(
-        "--omnidaemon-store", metavar="NAME|URL", help=f"the store that `pytest --pyargs {SUITE}` tests, likewise"
+        "--omnidaemon-store", metavar="NAME[=URL]", help=f"the store that `pytest --pyargs {SUITE}` tests, likewise"
     )
     group.addoption(
         "--omnidaemon-restart-cmd",
@@ -66,8 +66,12 @@ def pytest_collection(session: pytest.Session) -> None:
     if asked and not (config.getoption("omnidaemon_event_bus") or config.getoption("omnidaemon_store")):
         raise pytest.UsageError(
             f"{SUITE} needs a backend to test: give --omnidaemon-event-bus=NAME, --omnidaemon-store=NAME or both"
-            " (installed names are listed by `omnidaemon doctor`)"
+            " (the names of their entry points; `omnidaemon doctor` lists those installed)"
         )
+    if asked:
+        from omnidaemon_testing.suite.backends import check
+
+        check(config)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -88,7 +88,7 @@ class ContractBase:
 
     def absent(self, adapter: Any, capability: str) -> NoReturn:
         """Skip the test because the adapter declares that it cannot do that."""
-        note = adapter.capabilities.notes.get(capability, "")
+        note = getattr(adapter.capabilities, "notes", {}).get(capability, "")
         pytest.skip(f"capability: {adapter.capabilities.name} has no {capability}{': ' if note else ''}{note}")
 
     def not_tried(self, reason: str) -> NoReturn:

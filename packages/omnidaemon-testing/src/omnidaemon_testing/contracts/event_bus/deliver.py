@@ -219,6 +219,40 @@ class DeliverRules(BusBase):
             ("a2", "a", None),
         ]
 
+    async def test_d12_what_is_given_back_comes_back_in_order(self) -> None:
+        """Events of one key that were given back together come again as they were published.
+
+        Trouble-shooting: give back from the last to the first, or sort by position when handing out.
+        """
+        bus, group = await self.open_with()
+        self.needs(bus, "ordered_by_key")
+        names = [f"a{number}" for number in range(5)]
+        await self.publish(bus, *[self.event(name, key="a") for name in names])
+        got = await self.collect(bus, group, 5, ack=False)
+        await bus.give_back(got[::-1])
+        again = await self.collect(bus, group, 5, ack=False)
+        assert ids(again) == names
+        await bus.give_back(again[2:])
+        await bus.ack(again[:2])
+        assert ids(await self.collect(bus, group, 3)) == names[2:]
+
+    async def test_d12_leaving_a_group_out_lets_nobody_overtake(self) -> None:
+        """While a reader holds an event and reads for other groups, later ones of its key stay behind it.
+
+        Trouble-shooting: a group that is left out of the next ``want`` still has its deliveries; do
+        not give its partition away, or name the predecessor.
+        """
+        bus, groups = await self.open_with("busy", "idle")
+        self.needs(bus, "ordered_by_key")
+        busy, idle = groups
+        other = await self.open()
+        await self.publish(bus, self.event("a1", key="a"), self.event("a2", key="a"))
+        held = await self.collect(bus, busy, 1, ack=False)
+        await bus.read({idle: 2}, self.timing.quiet)
+        got = await other.read({busy: 2}, self.timing.quiet)
+        assert ids(held) == ["a1"]
+        assert all(delivery.after == "a1" for delivery in got if delivery.id == "a2"), "a2 overtook a1"
+
     async def test_d14_readers_need_no_names(self) -> None:
         """Readers of one group that nobody named are told apart by the bus, and share the load.
 
