@@ -121,46 +121,61 @@ def test_every_bad_result_is_one_dead_letter_with_its_reason(sdk, serve, run):
     run(main())
 
 
-@pytest.mark.parametrize("where", ["publish", "progress", "emit", "step", "usage", "ask", "schema", "answer"])
-def test_what_an_agent_hands_over_is_checked_too(sdk, serve, run, where):
+async def _never() -> None:
+    raise AssertionError
+
+
+HANDED_OVER = {
+    "a follow-up": lambda ctx: ctx.publish("u", {"a": [float("nan")]}),
+    "progress": lambda ctx: ctx.progress(data=float("nan")),
+    "partial output": lambda ctx: ctx.emit({"a": {1}}),
+    "a step's value": lambda ctx: ctx.step("s", lambda: float("nan")),
+    "a step's name": lambda ctx: ctx.step("", _never),
+    "a step's long name": lambda ctx: ctx.step("x" * 201, _never),
+    "a step's name with NUL": lambda ctx: ctx.step("\x00", _never),
+    "usage": lambda ctx: ctx.usage(tokens=float("nan")),
+    "usage that is no number": lambda ctx: ctx.usage(tokens="many"),
+    "a question": lambda ctx: ctx.ask("k", "\x00"),
+    "a question's name": lambda ctx: ctx.ask(5, "?"),
+    "a question's schema": lambda ctx: ctx.ask("k", "?", schema={"a": b""}),
+}
+
+
+@pytest.mark.parametrize("what", HANDED_OVER)
+def test_what_an_agent_hands_over_is_checked_too(sdk, serve, run, what):
     @sdk.agent("t")
     async def work(ctx: Context):
-        bad = float("nan")
-        if where == "publish":
-            await ctx.publish("u", {"a": [bad]})
-        elif where == "progress":
-            await ctx.progress(data=bad)
-        elif where == "emit":
-            await ctx.emit({"a": {1}})
-        elif where == "step":
-            await ctx.step("s", lambda: bad)
-        elif where == "usage":
-            ctx.usage(tokens=bad)
-        elif where == "ask":
-            await ctx.ask("k", "\x00")
-        elif where == "schema":
-            await ctx.ask("k", "?", schema={"a": b""})
-        else:
-            await ctx.ask("k", "?")
+        await HANDED_OVER[what](ctx)
 
     async def main():
         async with serve(sdk):
             event = await sdk.publish("t", 1)
-            if where == "answer":
-                for _ in range(200):
-                    record = await sdk.get_task(event.id)
-                    if record is not None and record["state"] == "input_required":
-                        break
-                    await asyncio.sleep(0.005)
-                with pytest.raises(InvalidContent, match="the answer"):
-                    await event.task("work").answer("k", {1, 2})
-                assert (await sdk.get_task(event.id))["state"] == "input_required"
-                return
             with pytest.raises(TaskFailed, match="InvalidContent") as caught:
                 await event.result(timeout=2)
             assert caught.value.attempts == 1
             assert len(await sdk.dead_letters(topic="t")) == 1
             assert await sdk.list_topics() == [{"topic": "t", "length": 1}]
+
+    run(main())
+
+
+def test_an_answer_is_checked_and_the_question_stays_open(sdk, serve, run, eventually):
+    @sdk.agent("t")
+    async def work(ctx: Context):
+        return await ctx.ask("k", "?")
+
+    async def main():
+        async with serve(sdk):
+            task = (await sdk.publish("t", 1)).task("work")
+
+            async def asked():
+                return (await sdk.list_tasks(state="input_required"))["tasks"]
+
+            await eventually(asked)
+            with pytest.raises(InvalidContent, match=r"the answer holds a builtins\.set"):
+                await task.answer("k", {1, 2})
+            await task.answer("k", {"fine": [Data(1)]})
+            assert await task.result(timeout=1) == {"fine": [{"value": 1}]}
 
     run(main())
 

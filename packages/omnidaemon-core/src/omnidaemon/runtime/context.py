@@ -155,7 +155,7 @@ class RunContext:
         """Add to what the run used."""
         used = self.used = {} if self.used is None else self.used
         for name, amount in amounts.items():
-            if not isinstance(amount, (int, float)) or not math.isfinite(amount):
+            if not _is_number(amount):
                 raise InvalidContent(f"usage {name}={amount!r:.80} is no finite number")
             used[_checked(name, "usage")] = used.get(name, 0) + amount
 
@@ -184,8 +184,12 @@ class RunContext:
             )
 
 
-def _checked(key: str, what: str) -> str:
+def _checked(key: Any, what: str) -> str:
     if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY:
         raise InvalidContent(f"{what} is named {key!r:.80}; use a text of 1 to {MAX_KEY} characters")
     jsontext.dump(key, f"the name of {what}")
-    return key
+    return str(key)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -60,7 +60,6 @@ class Publishing(Base):
             A handle or the exception, in the order given. After a failed event, later ones of the
             same key are ``NotAttempted``.
         """
-        pair, settings = await self.connections.get(), self.settings
         outcomes: list[EventHandle | Exception] = []
         now: list[tuple[int, Outgoing]] = []
         later: list[tuple[int, Deferred]] = []
@@ -79,6 +78,17 @@ class Publishing(Base):
                 now.append((index, self._laned(outgoing)))
             else:
                 later.append((index, Deferred(self._laned(outgoing), deliver_at=event.deliver_at)))
+        await self._send(now, later, outcomes)
+        return outcomes
+
+    async def _send(
+        self,
+        now: list[tuple[int, Outgoing]],
+        later: list[tuple[int, Deferred]],
+        outcomes: list[EventHandle | Exception],
+    ) -> None:
+        """Send what can be sent and write down, at its index, what became of the rest."""
+        pair = await self.connections.get()
         if later:
             try:
                 await pair.store.defer([row for _, row in later])
@@ -87,11 +97,10 @@ class Publishing(Base):
                 for index, _ in later:
                     outcomes[index] = error
         if now:
-            answers = await pair.bus.publish([outgoing for _, outgoing in now], settings.publish_timeout)
+            answers = await pair.bus.publish([outgoing for _, outgoing in now], self.settings.publish_timeout)
             for (index, _), answer in zip(now, answers, strict=True):
                 if isinstance(answer, Exception):
                     outcomes[index] = answer
-        return outcomes
 
     def _prepared(
         self, item: Any, lane: tuple[Any, Any], failed: set[tuple[Any, Any]]
