@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
 from typing import Any
 
 __all__ = ["announce", "announce_event", "configure"]
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # What every record has; everything else on a record was given as `extra=`.
 _ORDINARY = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
 
@@ -22,10 +24,15 @@ class TextFormatter(logging.Formatter):
         """Return the record as text."""
         where = "" if record.name.startswith("omnidaemon") else f"{record.name}: "
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        text = f"{clock} {record.process} {record.levelname.lower():<7} {where}{record.getMessage()}"
+        message = record.getMessage()
+        if hasattr(record, "attempt"):
+            # A line for an attempt, whatever its exception says.
+            message = message.replace("\n", "\\n")
+        text = f"{clock} {record.process} {record.levelname.lower():<7} {where}{message}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
-        return text
+        # It may come from an event, and must not steer the terminal.
+        return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 class JsonFormatter(logging.Formatter):

@@ -16,6 +16,6 @@ def demo(*, as_json: AsJson = False) -> None:
 
     Every line is read back from the event bus or the store. Nothing is left behind.
     """
-    from omnidaemon_cli.demo import play
+    from omnidaemon_cli.demo.play import play
 
     raise typer.Exit(play(as_json=as_json))

@@ -1,5 +1,1 @@
 """The demo: a short play on SQLite, every line of which is read back from event bus or store."""
-
-from omnidaemon_cli.demo.play import play
-
-__all__ = ["play"]
