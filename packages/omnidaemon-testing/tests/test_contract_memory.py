@@ -46,39 +46,39 @@ async def echo(message):
     return message["content"]
 
 
-async def fail(message):
+async def fail(_):
     raise ConnectionError("try again")
 
 
-async def busy(message):
+async def busy(_):
     raise RetryAfter(7)
 
 
-async def hopeless(message):
+async def hopeless(_):
     raise NonRetryable("wrong key")
 
 
-async def stream(message, context: Context):
+async def stream(_, context: Context):
     for number in range(5):
         await context.emit(number)
     return "done"
 
 
-async def block(message, context: Context):
+async def block(_, context: Context):
     while True:
         await context.progress("still here")
         await asyncio.sleep(0.005)
 
 
-async def usage(message, context: Context):
+async def usage(_, context: Context):
     context.usage(input_tokens=1)
     context.usage(input_tokens=2, output_tokens=5)
 
 
-async def ask(message, context: Context):
+async def ask(_, context: Context):
     try:
         return await context.ask("ship", "Ship it?")
-    except Exception:
+    except Exception:  # noqa: BLE001
         return "swallowed"
 
 
@@ -96,7 +96,7 @@ class TestThreadedCallbackRunner(RunnerContract):
     def make_runner(self):
         def make(behaviour):
             if behaviour == "block":
-                return CallbackRunner(lambda message: None)
+                return CallbackRunner(lambda _: None)
             if behaviour == "stream":
                 raise NotImplementedError("a plain function returns its items, it cannot await")
             agent = AGENTS[behaviour]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 import pytest
@@ -136,7 +136,7 @@ class ContractBase:
             await asyncio.sleep(self.timing.poll)
 
     @contextlib.asynccontextmanager
-    async def refusal(self, *kinds: type[BaseException]) -> AsyncIterator[Caught]:
+    async def refusal(self, *kinds: type[BaseException]) -> AsyncGenerator[Caught]:
         """Assert that the block raises one of ``kinds``."""
         names, caught = " or ".join(kind.__name__ for kind in kinds), Caught()
         try:

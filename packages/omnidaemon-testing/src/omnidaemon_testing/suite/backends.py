@@ -39,7 +39,7 @@ def _load(config: pytest.Config, option: str) -> tuple[Any, str | None]:
 
 def suite_timing(config: pytest.Config) -> ContractTiming:
     """Return the times of this run."""
-    return ContractTiming().scaled(config.getoption("omnidaemon_time_scale"))
+    return ContractTiming().scaled(float(config.getoption("omnidaemon_time_scale") or 1.0))
 
 
 def factory(config: pytest.Config, option: str, prefix: str, lease: float) -> Callable[..., Any]:
