@@ -64,11 +64,13 @@ class Intake:
     """The reading state of one open bus.
 
     Attributes:
+        readers: All names under which this process reads.
         held: Positions in this process's hands, which are not redelivered to itself, and since when.
     """
 
     def __init__(self, server: SingleServer | ClusterServer, namespace: str, reader: str, lease: float) -> None:
         self.reader = reader
+        self.readers = {reader}
         self.held: dict[Group, dict[bytes, float]] = {}
         self._server = server
         self._namespace = namespace
@@ -111,7 +113,7 @@ class Intake:
         try:
             while not self._closed:
                 due = await self._sweep(wishes, clock())
-                ready = self._ready(wishes)
+                ready = self._ready(wishes, look=wait <= 0)
                 if ready:
                     items = await self._ask(ready, build, parse)
                     if items:
@@ -131,14 +133,15 @@ class Intake:
             self._swept.clear()
             raise
 
-    def _ready(self, wishes: Mapping[Group, Wish]) -> list[Wish]:
+    def _ready(self, wishes: Mapping[Group, Wish], *, look: bool) -> list[Wish]:
+        """Return the wishes that may have something; all of them if there is no time to be woken."""
         tails, woken = self._tails, self._waiting.woken
         while woken:
             tails.pop(woken.pop(), None)
         ready = []
         for group, wish in wishes.items():
             wish.candidates = self._candidates.pop(group, ())
-            if wish.candidates or group not in tails.get(group.topic, ()):
+            if look or wish.candidates or group not in tails.get(group.topic, ()):
                 ready.append(wish)
         return ready
 
@@ -223,9 +226,9 @@ class Intake:
             args: list[Any] = [CANDIDATES]
             for wish in part:
                 idle = 0 if lost else max(1, int(wish.lease * 1000))
-                args += (slot(self._namespace, wish.group.topic) + b"s", group_name(wish.group), idle)
+                args += (slot(self._namespace, wish.group.topic), wish.group.agent, group_name(wish.group), idle)
             parts.append(part)
-            calls.append(Call(what, args[1], args))
+            calls.append(Call(what, args[1] + b"s", args))
         try:
             replies = await self._server.all(calls)
         except BackendError:
