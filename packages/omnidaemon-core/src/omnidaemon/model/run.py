@@ -104,7 +104,8 @@ class Delivery:
         group: For whom.
         id: The event's id; for an entry that carries none, one made from topic and position.
         body: The event, encoded.
-        position: Opaque cursor in the topic's history.
+        position: Opaque cursor in the topic's history. Of two events of one key the later one has the
+            greater numbers in it, compared from the left.
         key: Ordering key, if any.
         after: Id of the closest earlier event of that key which this group may not have finished,
             None when there is none. Set only by buses with ``ordered_by_key``.
@@ -139,6 +140,7 @@ class Ask:
         lane: Events of one lane are granted one at a time, in order.
         after: The predecessor in the lane whose place is to be reserved if nobody has met it (M9).
         takeover: Whether an expired claim of another worker may be taken (M5).
+        position: The event's on the bus: its place in the lane follows it, whoever is met first (M9).
     """
 
     group: Group
@@ -149,6 +151,7 @@ class Ask:
     after: str | None = None
     tenant: str | None = None
     takeover: bool = True
+    position: str = ""
 
 
 class GrantKind(StrEnum):
@@ -220,6 +223,7 @@ class Adoption:
     Attributes:
         token: The caller's claim, when it holds one and keeps it (a long run).
         delay: Seconds until it is due; 0 when it waits for its claim or lane to be free.
+        position: As for an ask.
     """
 
     group: Group
@@ -230,6 +234,7 @@ class Adoption:
     after: str | None = None
     tenant: str | None = None
     delay: float = 0.0
+    position: str = ""
 
 
 @dataclass(slots=True)

@@ -124,6 +124,7 @@ class Intake:
             delivery.after,
             tenant,
             takeover=state.may_take_over,
+            position=delivery.position,
         )
 
     async def _sort(self, pairs: list[tuple[Delivery, Grant]], sent: float) -> None:
@@ -145,6 +146,7 @@ class Intake:
             elif kind in (GrantKind.BUSY, GrantKind.BEHIND, GrantKind.SUSPECT):
                 ask = self._ask(delivery)
                 item = Adoption(delivery.group, delivery.id, delivery.body, None, ask.lane, delivery.after, ask.tenant)
+                item.position = delivery.position
                 adopt.append((delivery, item))
             else:
                 finish.append(delivery)

@@ -152,7 +152,7 @@ class LedgerAdmin:
         row.inbox, row.due, row.updated = True, self.now, self.now
         row.lane_seq = None
         if row.lane is not None:
-            enter(self.tables, row, row.lane, None)
+            enter(self.tables, row, row.lane)
         row.blocked = not is_head(self.tables, row)
         self.tables.put_run(row)
 

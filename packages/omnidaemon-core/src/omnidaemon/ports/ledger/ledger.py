@@ -58,7 +58,7 @@ class Ledger(LedgerAdmin):
         if row.suspect:
             self.tables.put_run(row)
             return Grant(GrantKind.SUSPECT)
-        if ask.lane is not None and not self._first_in_lane(row, ask.lane, ask.after):
+        if ask.lane is not None and not self._first_in_lane(row, ask.lane, ask):
             return Grant(GrantKind.BEHIND)
         self._start(row, worker, ask.token, ask.lease)
         return self._grant_of(row)
@@ -74,9 +74,8 @@ class Ledger(LedgerAdmin):
             row.token = None
         return None
 
-    def _first_in_lane(self, row: RunRow, lane: str, after: str | None) -> bool:
-        if row.lane_seq is None:
-            enter(self.tables, row, lane, after)
+    def _first_in_lane(self, row: RunRow, lane: str, ask: Ask) -> bool:
+        enter(self.tables, row, lane, ask.after, ask.position)
         first = is_head(self.tables, row)
         if not first:
             self.tables.put_run(row)
@@ -185,8 +184,8 @@ class Ledger(LedgerAdmin):
             row = RunRow(group=group, event_id=item.event_id, tenant=item.tenant, created=now, updated=now)
         if row.state.final or row.inbox:
             return True
-        if item.lane is not None and row.lane_seq is None:
-            enter(tables, row, item.lane, item.after)
+        if item.lane is not None:
+            enter(tables, row, item.lane, item.after, item.position)
         row.inbox, row.body = True, item.body
         if row.token is None:
             row.due, row.blocked = now + item.delay, not is_head(tables, row)

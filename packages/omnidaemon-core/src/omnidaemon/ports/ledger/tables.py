@@ -26,6 +26,8 @@ class RunRow:
         due: When it may run; None when it waits for something else.
         blocked: It waits for its lane.
         lane_seq: Its place in the lane; None when it is in none.
+        position: The event's on the bus, for finding that place; of a place that is only reserved,
+            and of what has none, its neighbour's.
         chunks: Number of progress chunks so far.
     """
 
@@ -46,6 +48,7 @@ class RunRow:
     blocked: bool = False
     lane: str | None = None
     lane_seq: float | None = None
+    position: str = ""
     question: str | None = None
     dead: str | None = None
     tenant: str | None = None
