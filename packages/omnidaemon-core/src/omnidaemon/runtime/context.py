@@ -7,9 +7,9 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from omnidaemon.model import jsontext
 from omnidaemon.model.durations import Duration, in_seconds
@@ -28,6 +28,8 @@ __all__ = ["RunContext", "Surroundings"]
 
 _logger = logging.getLogger("omnidaemon.agent")
 MAX_KEY = 200
+T = TypeVar("T")
+Insist = Callable[[str, Callable[[], Awaitable[Any]]], Coroutine[Any, Any, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,16 @@ class Surroundings:
     """What all runs of a worker share."""
 
     store: Store
+    insist: Insist
     handover: Handover
     settings: Settings
-    state: Any
+    state: Any = None
     ordered: bool = True
+
+    async def ask(self, call: Callable[[Store], Awaitable[T]]) -> T:
+        """Await a call to the store; while it cannot be reached the run waits, and fails for no such reason (D4)."""
+        answer: T = await self.handover.call_io(self.insist("store", lambda: call(self.store)))
+        return answer
 
 
 class RunContext:
@@ -99,8 +107,8 @@ class RunContext:
         entry.update(fields)
         chunk = jsontext.dump(entry, "progress")
         self._check_size(chunk, "a progress entry")
-        keep = self._around.settings.result_ttl
-        self._owned(await self._around.handover.call_io(self._around.store.append(self._job.hold, [chunk], keep)))
+        hold, keep = self._job.hold, self._around.settings.result_ttl
+        self._owned(await self._around.ask(lambda store: store.append(hold, [chunk], keep)))
 
     async def publish(self, topic: str, content: Any, **fields: Any) -> str:
         """Plan a follow-up; see :func:`omnidaemon.runtime.followups.follow_up`."""
@@ -133,7 +141,7 @@ class RunContext:
         self.steps = {**(self.steps or {}), key: round(time.perf_counter() - began, 6)}
         data = jsontext.dump(value, f"the value of step {key!r}")
         self._check_size(data, f"the value of step {key!r}")
-        self._owned(await self._around.handover.call_io(self._around.store.note(self._job.hold, name, data)))
+        self._owned(await self._around.ask(lambda store: store.note(self._job.hold, name, data)))
         (await self._all_notes())[name] = data
         return jsontext.load(data)
 
@@ -165,8 +173,8 @@ class RunContext:
 
     async def _all_notes(self) -> dict[str, bytes]:
         if self._notes is None:
-            work = self._around.store.notes(self._job.subscription.group, self._job.event_id)
-            notes = await self._around.handover.call_io(work)
+            group, event_id = self._job.subscription.group, self._job.event_id
+            notes = await self._around.ask(lambda store: store.notes(group, event_id))
             # Steps may run side by side: whoever loaded first has the dict that all add to.
             if self._notes is None:
                 self._notes = notes

@@ -11,13 +11,10 @@ from typing import Any, NamedTuple
 
 from omnidaemon.model.run import Outcome
 from omnidaemon.ports.context import _current
-from omnidaemon.ports.store import Store
 from omnidaemon.runtime.context import RunContext, Surroundings
-from omnidaemon.runtime.handover import Handover
 from omnidaemon.runtime.job import Job, Subscription
 from omnidaemon.runtime.outcome import Outcomes
 from omnidaemon.runtime.signals import AskSignal
-from omnidaemon.settings import Settings
 
 __all__ = ["Execution"]
 
@@ -40,19 +37,9 @@ _logger = logging.getLogger("omnidaemon.worker")
 class Execution:
     """Lives in the agents' loop; at most ``max_concurrency`` runs of an agent at a time (D2)."""
 
-    def __init__(
-        self,
-        store: Store,
-        handover: Handover,
-        settings: Settings,
-        outcomes: Outcomes,
-        report: Callable[[list[Report]], None],
-        state: Any = None,
-        *,
-        ordered: bool = True,
-    ) -> None:
-        self._around = Surroundings(store, handover, settings, state, ordered)
-        self._loop, self._outcomes, self._report = handover.app_loop, outcomes, report
+    def __init__(self, around: Surroundings, outcomes: Outcomes, report: Callable[[list[Report]], None]) -> None:
+        self._around = around
+        self._loop, self._outcomes, self._report = around.handover.app_loop, outcomes, report
         self._ended: list[Report] = []
         self._waiting: dict[Subscription, collections.deque[Job]] = {}
         self._running: dict[Subscription, int] = {}

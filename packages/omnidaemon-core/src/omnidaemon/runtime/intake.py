@@ -181,9 +181,12 @@ class Intake:
             jobs = await self._confirmed(jobs)
         runnable = []
         for job in jobs:
+            if job.abort is not None:
+                continue  # told to stop while its grant was confirmed; the agents' side reports it
             if state.stopping:
                 state.finish(job, self._outcomes.handback(job))
             elif self._fit(job):
+                job.slot = True
                 job.subscription.busy += 1
                 job.subscription.from_inbox += job.from_inbox
                 runnable.append(job)

@@ -81,6 +81,7 @@ class Job:
         delivery: The bus's hand-over, None for a run from the inbox or once it is acknowledged.
         claimed: Monotonic time at which the claim was asked for.
         adopted: The inbox holds the event.
+        slot: It counts as one of its agent's ``busy`` ones.
         abort: Why the run was told to stop (``lost``, ``handback``), None otherwise.
         leftover: Set while a thread that could not be stopped still runs.
     """
@@ -95,6 +96,7 @@ class Job:
     event: EventEnvelope | None = None
     adopted: bool = False
     from_inbox: bool = False
+    slot: bool = False
     started: float = 0.0
     cancelled: Flag = field(default_factory=Flag)
     abort: str | None = None

@@ -16,6 +16,7 @@ from omnidaemon.ports.clock import Clock, SystemClock
 from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.runner import Runner
 from omnidaemon.ports.store import Put, Store
+from omnidaemon.runtime.context import Surroundings
 from omnidaemon.runtime.control import WORKERS, Control
 from omnidaemon.runtime.execution import Execution, Report
 from omnidaemon.runtime.handover import Handover, Mailbox
@@ -85,9 +86,8 @@ class Worker:
         self.janitor = Janitor(self.state)
         self._reports = Mailbox(handover.io_loop, self._receive)
         ordered = bus.capabilities.ordered_by_key
-        self.execution = Execution(
-            store, handover, settings, self.outcomes, self._reports.put_all, lifespan_state, ordered=ordered
-        )
+        around = Surroundings(store, self.state.insist, handover, settings, lifespan_state, ordered)
+        self.execution = Execution(around, self.outcomes, self._reports.put_all)
         self.state.to_agents = Mailbox(handover.app_loop, self.execution.receive)
         self._tasks: list[asyncio.Task[None]] = []
         self._intake_tasks: list[asyncio.Task[None]] = []
@@ -211,7 +211,8 @@ class Worker:
         state, due = self.state, False
         for job, outcome, settled, freed in items:
             sub = job.subscription
-            if freed:
+            if freed and job.slot:
+                job.slot = False
                 sub.busy -= 1
                 sub.from_inbox -= job.from_inbox
                 sub.finished += 1
@@ -221,9 +222,7 @@ class Worker:
             if outcome is None:
                 state.forget(job)
             else:
-                state.finished.append((job, outcome))
-        if state.finished:
-            state.wake_settle.set()
+                state.finish(job, outcome)
         state.wake_intake.set()
         if due:
             state.wake_due.set()
