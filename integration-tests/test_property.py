@@ -38,6 +38,7 @@ from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.store import Decision, Put, Query, Store
 from omnidaemon_memory import MemoryEventBus, MemoryStore
 
+pytestmark = pytest.mark.slow
 FAR = 3600.0
 OVER = 0.001
 TICK = 0.0015
