@@ -9,10 +9,10 @@ from omnidaemon.model import histogram, jsontext
 from omnidaemon.model.errors import InvalidContent, InvalidEvent, NonRetryable, PayloadTooLarge, RetryAfter
 from omnidaemon.model.run import Outcome, OutcomeKind, TaskState
 from omnidaemon.ports.clock import Clock
-from omnidaemon.runtime.callback import InvalidContentForAgent
 from omnidaemon.runtime.followups import dead_letter_copy, reply
 from omnidaemon.runtime.history import appended, describe, type_name
 from omnidaemon.runtime.job import Job
+from omnidaemon.runtime.parameters import InvalidContentForAgent
 from omnidaemon.runtime.signals import AskSignal
 from omnidaemon.settings import Settings
 

@@ -15,9 +15,9 @@ from omnidaemon.model.run import Group, Record, TaskState
 from omnidaemon.ports.clock import Clock, SystemClock
 from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.store import AgentRow, Decision, Query, Store
-from omnidaemon.runtime.callback import message_of
 from omnidaemon.runtime.control import bump
 from omnidaemon.runtime.outcome import read_data
+from omnidaemon.runtime.parameters import message_of
 from omnidaemon.sdk.connections import Connections
 from omnidaemon.settings import Settings
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import inspect
 import logging
 import os
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
 from omnidaemon.model.agent import AgentConfig, SubscriptionConfig
-from omnidaemon.model.errors import ConfigurationError
+from omnidaemon.model.errors import ConfigurationError, InvalidName
 from omnidaemon.model.names import check_topic
 from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.runner import Runner
@@ -49,6 +50,8 @@ class OmniDaemonSDK(Publishing, Commands, Views):
         self._agents: dict[tuple[str, str], tuple[AgentConfig, Runner]] = {}
         self._worker: Worker | None = None
         self._handover: Handover | None = None
+        # In the order in which they were opened; one that was replaced may still run something.
+        self._open_runners: list[Runner] = []
         self._stopped = asyncio.Event()
         self._switching = asyncio.Lock()
         self._plugged = False
@@ -64,7 +67,9 @@ class OmniDaemonSDK(Publishing, Commands, Views):
         known = self._agents.get(key)
         if known is not None and "name" not in config.model_fields_set:
             before = known[0].callback if known[0].callback is not None else known[0].agent
-            if before is not (config.callback if config.callback is not None else config.agent):
+            now = config.callback if config.callback is not None else config.agent
+            # Each access to a method makes another object.
+            if before is not now and not (inspect.ismethod(before) and before == now):
                 raise ConfigurationError(
                     f"two agents on {config.topic!r} are called {config.name!r}; give one of them name="
                 )
@@ -83,16 +88,27 @@ class OmniDaemonSDK(Publishing, Commands, Views):
             options["config"] = SubscriptionConfig(**subscription)
 
         def register(callback: F) -> F:
-            self.add_agent(AgentConfig(topic=check_topic(topic), callback=callback, **options))
+            self.add_agent(AgentConfig(topic=_declared(topic), callback=callback, **options))
             return callback
 
         return register
 
     async def register_agent(self, agent_config: AgentConfig) -> None:
         """Declare an agent and, if the worker runs, begin at once."""
+        key = (agent_config.topic, agent_config.name)
+        before = self._agents.get(key)
         config = self.add_agent(agent_config)
-        if self._worker is not None and self._handover is not None:
-            await self._handover.call_io(self._worker.add(*self._agents[config.topic, config.name]))
+        if self._worker is None or self._handover is None:
+            return
+        try:
+            await self._open(self._agents[key][1])
+            await self._handover.call_io(self._worker.add(*self._agents[key]))
+        except BaseException:
+            # Not registered, so not declared either: the next start() must not fail for it.
+            if self._agents.get(key, (None,))[0] is config:
+                del self._agents[key]
+                self._agents |= {} if before is None else {key: before}
+            raise
 
     @property
     def agents(self) -> list[AgentConfig]:
@@ -118,19 +134,32 @@ class OmniDaemonSDK(Publishing, Commands, Views):
                 return
             chosen = self.choose()
             self._load_plugins()
-            for _, runner in self._agents.values():
-                await runner.open()
             handover = self._make_handover()
             timeout = chosen.settings.connect_timeout
             try:
+                for _, runner in self._agents.values():
+                    await self._open(runner)
                 worker = await handover.call_io(self._make_worker(handover, 30.0 if timeout is None else timeout))
                 await handover.call_io(worker.start(list(self._agents.values())))
             except BaseException:
                 handover.stop()
+                await self._close_runners(0.0)
                 raise
             self._worker, self._handover = worker, handover
-            self._stopped.clear()
+            self._stopped = asyncio.Event()
             _logger.info("worker %s serves %d agents", worker.name, len(self._agents), extra=chosen.why)
+
+    async def _open(self, runner: Runner) -> None:
+        if not any(runner is known for known in self._open_runners):
+            await runner.open()
+            self._open_runners.append(runner)
+
+    async def _close_runners(self, grace: float) -> None:
+        while self._open_runners:
+            try:
+                await self._open_runners.pop().close(grace)
+            except Exception:
+                _logger.exception("a runner could not be closed")
 
     def _make_handover(self) -> Handover:
         return ThreadHandover(asyncio.get_running_loop())
@@ -155,8 +184,7 @@ class OmniDaemonSDK(Publishing, Commands, Views):
                 return
             seconds = self.settings.grace if grace is None else grace
             await handover.call_io(worker.stop(seconds))
-            for _, runner in self._agents.values():
-                await runner.close(seconds)
+            await self._close_runners(seconds)
             # Joining a thread blocks: keep the agents' loop free meanwhile.
             await asyncio.to_thread(handover.stop)
             self._worker = self._handover = None
@@ -199,3 +227,10 @@ class OmniDaemonSDK(Publishing, Commands, Views):
             await self.shutdown()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+
+
+def _declared(topic: str) -> str:
+    try:
+        return check_topic(topic)
+    except InvalidName as error:
+        raise ConfigurationError(str(error)) from None
