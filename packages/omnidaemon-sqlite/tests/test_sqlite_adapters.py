@@ -1,14 +1,27 @@
 """What is SQLite's own: shared transactions, namespaces, fusion; the rules are tested by the contract."""
 
 import asyncio
+import dataclasses
 import inspect
 import threading
-import time
 
 import pytest
 
 from omnidaemon.model.errors import BackendUnavailable, Closed, PublishUncertain
-from omnidaemon.model.run import Ask, Deferred, DueWant, Group, Hold, Outcome, OutcomeKind, Outgoing, Receipt, Start
+from omnidaemon.model.run import (
+    Ask,
+    Deferred,
+    DueWant,
+    Group,
+    Hold,
+    Outcome,
+    OutcomeKind,
+    Outgoing,
+    Receipt,
+    Start,
+    TaskState,
+)
+from omnidaemon.ports.ledger import RunRow
 from omnidaemon.ports.store import Decision, Put, Query
 from omnidaemon_sqlite import SQLiteEventBus, SQLiteStore, _runs, _topics, bus, store
 from omnidaemon_sqlite._errors import CommitUnknown
@@ -89,6 +102,22 @@ def statements(file, seen):
 
 
 @scenario
+async def test_every_field_of_a_run_is_stored(opened):
+    row = RunRow(A, "e1", notes={"step": b"1", "": b""}, body=b"\0body", result=b"", lane="k:1", question="q")
+    for field in dataclasses.fields(RunRow):
+        if field.default is getattr(row, field.name):
+            kind = str(field.type).split(" |")[0]
+            values = {"str": field.name, "int": 7, "float": 0.25, "bool": True, "bytes": b"x", "TaskState": "working"}
+            setattr(row, field.name, TaskState("working") if kind == "TaskState" else values[kind])
+    assert not [field.name for field in dataclasses.fields(RunRow) if field.default == getattr(row, field.name)]
+    tables = opened.store.tables
+    await opened.store._file.write(lambda session: tables(session).put_run(row))
+    for _ in range(2):
+        assert await opened.store._file.read(lambda session: tables(session).run("news", "a", "e1")) == row
+        await opened.store._file.write(lambda session: tables(session).put_run(row))
+
+
+@scenario
 async def test_calls_that_wait_for_each_other_share_a_transaction(opened):
     store, seen = opened.store, []
     assert opened.bus.opened_file is store._file
@@ -138,8 +167,7 @@ async def test_a_cancelled_read_or_take_gives_back_what_it_was_handed(opened):
 
     def cancelling(task):
         def at():
-            loop.call_soon_threadsafe(task.cancel)
-            time.sleep(0.02)  # the loop cancels before it hears of the outcome
+            loop.call_soon_threadsafe(task.cancel)  # which the loop does before it hears of the outcome
             return clock.at
 
         return at

@@ -108,9 +108,10 @@ class RunTable:
         return items[0][0] if items else None
 
     def claimed(self, worker: str, prefix: str) -> list[RunRow]:
-        """Return the worker's runs whose token begins with ``prefix``."""
+        """Return the worker's runs whose token begins with ``prefix``, in the order they were given."""
         claims = self._claims.get(worker, {})
-        return [self._rows[key] for key, token in claims.items() if token.startswith(prefix)]
+        found = sorted((len(token), token, key) for key, token in claims.items() if token.startswith(prefix))
+        return [self._rows[key] for _, _, key in found]
 
     def lane(self, group: Group, lane: str, before: float | None, *, last: bool) -> RunRow | None:
         """Return the first or last run of a lane, or the one just before a place."""

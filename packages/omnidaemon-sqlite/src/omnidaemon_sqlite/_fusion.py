@@ -81,6 +81,7 @@ class SQLiteFusion:
                     lane=delivery.key,
                     after=delivery.after,
                     takeover=wish.takeover,
+                    position=delivery.position,
                 )
             )
         return _Pairs(list(zip(taken, Ledger(tables).claim(worker, asks), strict=True)), next_at)

@@ -8,11 +8,24 @@ from typing import Any
 from omnidaemon.model.run import Group, TaskState
 from omnidaemon.ports.ledger import RunRow
 
-__all__ = ["READ_RUN", "WRITE_RUN", "run_of", "values_of"]
+__all__ = ["CLAIMED", "INBOX", "READ_RUN", "WAITING", "WRITE_RUN", "run_of", "values_of"]
 
 _COLUMNS = (
     *("event", "epoch", "state", "generation", "attempt", "starts", "lost", "token", "worker", "lease_until"),
-    *("spent", "op", "inbox", "due", "blocked", "lane", "lane_seq", "question", "dead", "tenant", "created"),
+    *(
+        "spent",
+        "op",
+        "inbox",
+        "due",
+        "blocked",
+        "lane",
+        "lane_seq",
+        "position",
+        "question",
+        "dead",
+        "tenant",
+        "created",
+    ),
     *("updated", "expires", "chunks", "data", "result", "body", "notes"),
 )
 _WRITTEN = ["agent", *_COLUMNS, "ready", "live", "suspect"]
@@ -24,6 +37,7 @@ WRITE_RUN = (
     f" ON CONFLICT (agent, event) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _CHANGED)}"
 )
 
+CLAIMED, INBOX, WAITING = 2, 4, 8
 _STATES = {state.value: state for state in TaskState}
 _LENGTH = struct.Struct(">I")
 
@@ -31,12 +45,12 @@ _LENGTH = struct.Struct(">I")
 def run_of(topic: str, agent: str, row: tuple[Any, ...]) -> RunRow:
     """Return the run of a row of ``READ_RUN``."""
     (event, epoch, state, generation, attempt, starts, lost, token, worker, lease_until, spent, op, inbox, due,
-     blocked, lane, lane_seq, question, dead, tenant, created, updated, expires, chunks, data, result, body,
-     notes) = row  # fmt: skip
+     blocked, lane, lane_seq, position, question, dead, tenant, created, updated, expires, chunks, data, result,
+     body, notes) = row  # fmt: skip
     return RunRow(
         Group(topic, agent, epoch), event, _STATES[state], generation, attempt, starts, lost, token, worker,
-        lease_until, spent, op, bool(inbox), due, bool(blocked), lane, lane_seq, question, dead, tenant, created,
-        updated, expires, chunks, data, result, body, {} if notes is None else _unpack(notes),
+        lease_until, spent, op, bool(inbox), due, bool(blocked), lane, lane_seq, position, question, dead, tenant,
+        created, updated, expires, chunks, data, result, body, {} if notes is None else _unpack(notes),
     )  # fmt: skip
 
 
@@ -45,10 +59,18 @@ def values_of(agent: int, row: RunRow) -> tuple[Any, ...]:
     return (
         agent, row.event_id, row.group.epoch, row.state.value, row.generation, row.attempt, row.starts, row.lost,
         row.token, row.worker, row.lease_until, row.spent, row.op, row.inbox, row.due, row.blocked, row.lane,
-        row.lane_seq, row.question, row.dead, row.tenant, row.created, row.updated, row.expires, row.chunks,
-        row.data, row.result, row.body, _pack(row.notes) if row.notes else None,
-        row.ready, not row.state.final, row.suspect,
+        row.lane_seq, row.position, row.question, row.dead, row.tenant, row.created, row.updated, row.expires,
+        row.chunks, row.data, row.result, row.body, _pack(row.notes) if row.notes else None,
+        row.ready, _live(row), row.suspect,
     )  # fmt: skip
+
+
+def _live(row: RunRow) -> int:
+    """Return what the store counts runs by."""
+    if row.state.final:
+        return 0
+    waits = row.state is TaskState.INPUT_REQUIRED
+    return 1 + CLAIMED * (row.token is not None) + INBOX * row.inbox + WAITING * waits
 
 
 def _pack(notes: dict[str, bytes]) -> bytes:

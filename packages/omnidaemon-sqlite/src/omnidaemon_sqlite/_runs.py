@@ -11,7 +11,7 @@ from typing import Any
 from omnidaemon.model.run import Group
 from omnidaemon.ports.ledger import RunRow
 from omnidaemon.ports.store import AgentRow, Query
-from omnidaemon_sqlite._rows import READ_RUN, WRITE_RUN, run_of, values_of
+from omnidaemon_sqlite._rows import CLAIMED, INBOX, READ_RUN, WAITING, WRITE_RUN, run_of, values_of
 from omnidaemon_sqlite._session import Session
 
 __all__ = ["RunTables"]
@@ -138,7 +138,7 @@ class RunTables:
             f"SELECT agents.topic, agents.agent, {READ_RUN}"  # noqa: S608 - our columns
             " FROM runs INDEXED BY runs_token CROSS JOIN agents ON agents.id = runs.agent"
             " WHERE runs.token IS NOT NULL AND runs.token >= ? AND runs.token < ? AND runs.worker = ?"
-            " AND agents.space = ? ORDER BY runs.id",
+            " AND agents.space = ? ORDER BY length(runs.token), runs.token",  # as they were given
             (prefix, prefix + chr(0x10FFFF), worker, self._space),
         )
         return [run_of(row[0], row[1], row[2:]) for row in rows.fetchall()]
@@ -157,7 +157,7 @@ class RunTables:
 
     def live_runs(self, group: Group) -> list[RunRow]:
         """See ``Tables``."""
-        return self._of(group, "live = 1")
+        return self._of(group, "live > 0")
 
     def _of(self, group: Group, where: str, *values: object) -> list[RunRow]:
         """Return the group's runs that satisfy a condition."""
@@ -213,17 +213,20 @@ class RunTables:
     def tally(self, group: Group) -> dict[str, int]:
         """Return what ``Store.count`` does, counted by the database."""
         agent = self.known(group.topic, group.agent)
-        inbox, working, waiting = self._execute(
-            "SELECT count(*) FILTER (WHERE inbox AND state != 'input_required'),"
-            " count(token), count(*) FILTER (WHERE state = 'input_required')"
-            " FROM runs WHERE agent = ? AND epoch = ? AND live = 1",
+        kinds: list[tuple[int, int]] = self._execute(
+            "SELECT live, count(*) FROM runs WHERE agent = ? AND epoch = ? AND live > 0 GROUP BY live",
             (agent, group.epoch),
-        ).fetchone()
+        ).fetchall()
         (dead,) = self._execute(
             "SELECT count(*) FROM runs WHERE agent = ? AND dead IS NOT NULL AND (expires IS NULL OR expires > ?)",
             (agent, self._now),
         ).fetchone()
-        return {"inbox": inbox, "working": working, "waiting": waiting, "dead_letters": dead}
+        return {
+            "inbox": sum(number for kind, number in kinds if kind & INBOX and not kind & WAITING),
+            "working": sum(number for kind, number in kinds if kind & CLAIMED),
+            "waiting": sum(number for kind, number in kinds if kind & WAITING),
+            "dead_letters": dead,
+        }
 
     def mark(self, group: Group, event_id: str) -> bool:
         """See ``Tables``."""
@@ -275,7 +278,7 @@ def _conditions(query: Query, now: float) -> tuple[str, str, list[object]]:
         index = " INDEXED BY runs_dead"
     elif query.states is not None and not any(state.final for state in query.states):
         index = " INDEXED BY runs_live"
-        parts.append(("live = 1", []))
+        parts.append(("live > 0", []))
     if query.states is not None:
         parts.append((f"state IN ({', '.join('?' * len(query.states))})", [state.value for state in query.states]))
     if query.dead is not None:

@@ -7,7 +7,9 @@ the previous minor version: add tables, columns with defaults and indexes; ``rea
 Times are seconds since the epoch. ``events.ref`` is topic * 2**40 + position, so that a topic's events
 lie together in order and need no second index. ``agents`` gives a number to each (namespace, topic,
 agent), whether or not it is registered yet (``epoch`` is then NULL). ``ready``, ``live`` and
-``suspect`` repeat what the rest of a run's row says, for the indexes. Minute -1 is "since ever".
+``suspect`` repeat what the rest of a run's row says, for the indexes: ``live`` is 0 for a final run,
+else 1 + 2 if it is claimed + 4 if it is in the inbox + 8 if it waits for an answer. Minute -1 is
+"since ever".
 """
 
 from __future__ import annotations
@@ -52,16 +54,16 @@ CREATE TABLE runs (
   id INTEGER PRIMARY KEY, agent INTEGER NOT NULL, event TEXT NOT NULL, epoch INTEGER NOT NULL,
   state TEXT NOT NULL, generation INTEGER NOT NULL, attempt INTEGER NOT NULL, starts INTEGER NOT NULL,
   lost INTEGER NOT NULL, token TEXT, worker TEXT, lease_until REAL NOT NULL, spent TEXT, op TEXT,
-  inbox INTEGER NOT NULL, due REAL, blocked INTEGER NOT NULL, lane TEXT, lane_seq REAL, question TEXT,
-  dead TEXT, tenant TEXT, created REAL NOT NULL, updated REAL NOT NULL, expires REAL, chunks INTEGER NOT NULL,
-  data BLOB NOT NULL, result BLOB, body BLOB NOT NULL, notes BLOB,
+  inbox INTEGER NOT NULL, due REAL, blocked INTEGER NOT NULL, lane TEXT, lane_seq REAL, position TEXT NOT NULL,
+  question TEXT, dead TEXT, tenant TEXT, created REAL NOT NULL, updated REAL NOT NULL, expires REAL,
+  chunks INTEGER NOT NULL, data BLOB NOT NULL, result BLOB, body BLOB NOT NULL, notes BLOB,
   ready REAL, live INTEGER NOT NULL, suspect INTEGER NOT NULL, UNIQUE (agent, event)) STRICT;
 CREATE INDEX runs_ready ON runs (agent, epoch, suspect, ready) WHERE ready IS NOT NULL;
-CREATE INDEX runs_live ON runs (agent, epoch) WHERE live = 1;
+CREATE INDEX runs_live ON runs (agent, epoch, live) WHERE live > 0;
 CREATE INDEX runs_lane ON runs (agent, epoch, lane, lane_seq) WHERE lane_seq IS NOT NULL;
 CREATE INDEX runs_token ON runs (token) WHERE token IS NOT NULL;
 CREATE INDEX runs_updated ON runs (agent, updated, event);
-CREATE INDEX runs_dead ON runs (agent, updated, event) WHERE dead IS NOT NULL;
+CREATE INDEX runs_dead ON runs (agent, updated, event, expires) WHERE dead IS NOT NULL;
 CREATE INDEX runs_expires ON runs (expires) WHERE expires IS NOT NULL;
 CREATE TABLE marks (
   agent INTEGER NOT NULL, epoch INTEGER NOT NULL, event TEXT NOT NULL, settled REAL NOT NULL, until REAL NOT NULL,
