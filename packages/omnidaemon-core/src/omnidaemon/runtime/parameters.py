@@ -127,8 +127,9 @@ def _wish(callback: Any, parameter: inspect.Parameter) -> _Wish:
         return _Wish(name, "message", optional=optional)
     hint = _resolved(callback, name, parameter.annotation)
     core = _not_none(hint)
-    if core in (Context, EventEnvelope):
-        return _Wish(name, "context" if core is Context else "event")
+    given: dict[Any, Literal["context", "event"]] = {Context: "context", EventEnvelope: "event"}
+    if inspect.isclass(core) and core in given:
+        return _Wish(name, given[core])
     if (typing.get_origin(core) or core) in _MESSAGES:
         return _Wish(name, "message", optional=optional)
     return _typed(callback, name, hint, core, optional=optional)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
 from omnidaemon.model.agent import AgentConfig, SubscriptionConfig
+from omnidaemon.model.durations import Duration, in_seconds
 from omnidaemon.model.errors import ConfigurationError, InvalidName
 from omnidaemon.model.names import check_topic
 from omnidaemon.ports.event_bus import EventBus
@@ -130,7 +131,7 @@ class OmniDaemonSDK(Publishing, Commands, Views):
             BackendError: A backend cannot be reached within ``connect_timeout``, or refuses.
         """
         async with self._switching:
-            if self._worker is not None:
+            if self._worker is not None and not await self._abandoned():
                 return
             chosen = self.choose()
             self._load_plugins()
@@ -148,6 +149,18 @@ class OmniDaemonSDK(Publishing, Commands, Views):
             self._worker, self._handover = worker, handover
             self._stopped = asyncio.Event()
             _logger.info("worker %s serves %d agents", worker.name, len(self._agents), extra=chosen.why)
+
+    async def _abandoned(self) -> bool:
+        """Let go of a worker whose agents' loop was closed without a stop; return whether there was one."""
+        worker, handover = self._worker, self._handover
+        if worker is None or handover is None or not handover.app_loop.is_closed():
+            return False
+        _logger.warning("worker %s: the event loop of its agents was closed without shutdown()", worker.name)
+        await handover.call_io(worker.stop(0.0))
+        await asyncio.to_thread(handover.stop)
+        self._open_runners.clear()
+        self._worker = self._handover = None
+        return True
 
     async def _open(self, runner: Runner) -> None:
         if not any(runner is known for known in self._open_runners):
@@ -176,13 +189,17 @@ class OmniDaemonSDK(Publishing, Commands, Views):
         for point in importlib.metadata.entry_points(group="omnidaemon.plugins"):
             point.load()(self)
 
-    async def stop(self, grace: float | None = None) -> None:
-        """Drain the worker and keep the connections; may be called twice, and start() again after it."""
+    async def stop(self, grace: Duration | None = None) -> None:
+        """Drain the worker and keep the connections; may be called twice, and start() again after it.
+
+        Args:
+            grace: How long running agents have; by default the setting ``grace``.
+        """
         async with self._switching:
             worker, handover = self._worker, self._handover
             if worker is None or handover is None:
                 return
-            seconds = self.settings.grace if grace is None else grace
+            seconds = self.settings.grace if grace is None else in_seconds(grace)
             await handover.call_io(worker.stop(seconds))
             await self._close_runners(seconds)
             # Joining a thread blocks: keep the agents' loop free meanwhile.
@@ -190,7 +207,7 @@ class OmniDaemonSDK(Publishing, Commands, Views):
             self._worker = self._handover = None
             self._stopped.set()
 
-    async def shutdown(self, grace: float | None = None) -> None:
+    async def shutdown(self, grace: Duration | None = None) -> None:
         """Stop the worker and close the connections of this loop; may be called twice."""
         await self.stop(grace)
         await self.connections.close()
