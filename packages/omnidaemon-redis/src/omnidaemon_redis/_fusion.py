@@ -34,7 +34,8 @@ class RedisFusion:
     async def take(self, worker: str, call: str, want: Mapping[Group, DueWant], wait: float) -> list[Pair]:
         """See ``Fusion.take``."""
         intake = self._bus.opened("take").intake
-        taking = _Taking(self._bus.settings.namespace, intake.reader, worker, call)
+        intake.readers.add(worker)
+        taking = _Taking(self._bus.settings.namespace, worker, call)
         wishes = {
             group: Wish(group, wish.limit, wish.lease, wish.takeover, idle=wish.lease)
             for group, wish in want.items()
@@ -69,12 +70,11 @@ class RedisFusion:
 class _Taking:
     """One call of ``take``: its script calls and their answers."""
 
-    __slots__ = ("_namespace", "_number", "_reader", "_worker", "call")
+    __slots__ = ("_namespace", "_number", "_worker", "call")
 
-    def __init__(self, namespace: str, reader: str, worker: str, call: str) -> None:
+    def __init__(self, namespace: str, worker: str, call: str) -> None:
         self._namespace = namespace
-        self._reader = reader
-        self._worker = raw(worker)
+        self._worker = worker
         self._number = 0
         self.call = call
 
@@ -82,25 +82,25 @@ class _Taking:
         """Return the script call for some wishes."""
         number = self._number
         self._number += _APART
-        args: list[Any] = [self._reader, self._worker, raw(self.call), number]
+        args: list[Any] = [raw(self._worker), raw(self.call), number]
         for wish in wishes:
             group = wish.group
             args += (slot(self._namespace, group.topic), group.topic, group.agent, group.epoch, wish.limit)
             mode = 2 if again else int(wish.takeover)
             args += (ms(wish.lease), mode, ms(wish.idle), len(wish.candidates), *wish.candidates)
-        return Call(script("take"), args[4] + b"s", args)
+        return Call(script("take"), args[3] + b"s", args)
 
     def parse(self, reply: Any, wishes: Sequence[Wish]) -> Parsed[Pair]:
         """Return deliveries and grants."""
         parsed = Parsed[Pair]([])
-        items, call, reader = parsed.items, self.call, self._reader
+        items, call, reader = parsed.items, self.call, self._worker
         granted = GrantKind.GRANTED
-        for wish, (tail, number, fast, others) in zip(wishes, reply, strict=True):
+        for wish, (tail, number, now, fast, others) in zip(wishes, reply, strict=True):
             parsed.tails.append(tail)
             group = wish.group
             for place in range(len(fast) // 3):
                 position, event_id = fast[3 * place], text(fast[3 * place + 1])
-                delivery = Delivery(group, event_id, fast[3 * place + 2], position.decode(), tag=Tag(position, reader))
+                delivery = Delivery(group, event_id, fast[3 * place + 2], position.decode(), tag=Tag(position, reader, now))
                 items.append((delivery, Grant(granted, event_id=event_id, token=f"{call}.{number + place}")))
             for position, event_id, body, key, after, answer in others:
                 delivery = Delivery(

@@ -111,7 +111,7 @@ async def history(
     if end.kind == "beginning":
         return
     if end.kind == "now":
-        newest = await server.one(Call(script("info"), stream, (stream,)))
+        newest = await server.one(Call(script("info"), stream, (stream, stream[:-1])))
         if not newest[0]:
             return
         last = newest[3].decode()
@@ -140,7 +140,7 @@ def _bound(at: Start, *, first: bool) -> str:
 async def info(server: Server, namespace: str, topic: str) -> TopicInfo:
     """Describe a topic and its groups."""
     stream = slot(namespace, topic) + b"s"
-    reply = await server.one(Call(script("info"), stream, (stream,)))
+    reply = await server.one(Call(script("info"), stream, (stream, stream[:-1])))
     if len(reply) == 1:
         return TopicInfo(topic, length=Figure(0), bytes=Figure(0))
     length, size, first, last, *rest = reply
@@ -183,7 +183,8 @@ async def leave(server: Server, namespace: str, intake: Intake) -> None:
     calls = []
     for group in intake.known():
         stream = slot(namespace, group.topic) + b"s"
-        calls.append(Call(script("bus"), stream, (b"leave", stream, group_name(group), intake.reader)))
+        for reader in intake.readers:
+            calls.append(Call(script("bus"), stream, (b"leave", stream, group_name(group), reader)))
     try:
         if calls:
             await server.run(calls)

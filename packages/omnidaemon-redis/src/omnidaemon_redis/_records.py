@@ -12,11 +12,11 @@ from typing import Any
 from omnidaemon.model.run import Group, Outcome, Record, TaskState
 from omnidaemon.ports.store import AgentRow, Page, Query
 from omnidaemon_redis._cluster import ClusterServer
-from omnidaemon_redis._names import optional, slot, text
+from omnidaemon_redis._names import optional, raw, slot, text
 from omnidaemon_redis._scripts import script
 from omnidaemon_redis._server import Call, SingleServer
 
-__all__ = ["fast_tail", "list_records", "remove_records"]
+__all__ = ["fast_record", "list_records", "remove_records"]
 
 _FIELDS = 24
 _BUDGET = 1000
@@ -25,17 +25,26 @@ _ANSWER = "answer:"
 Server = SingleServer | ClusterServer
 
 
-def fast_tail(outcome: Outcome) -> bytes:
-    """Return what ``finish.lua`` puts behind the head of a final record."""
+def fast_record(outcome: Outcome, claimed: int, position: bytes) -> bytes:
+    """Return a final record as ``lua/finals.lua`` says.
+
+    Args:
+        outcome: A final one, no dead letter.
+        claimed: When it was claimed, milliseconds; 0 where only the claim knows.
+        position: Where the topic keeps the event, if it does so for longer than the record is kept.
+    """
     result = outcome.result
-    return b"%b\0\0%b\0%d\0%b\0%b%b%b" % (
-        outcome.state.value.encode(),
+    return b"%b\0%b\0%b\0%b\0%d\0%b\0%b\0%b%b%b" % (
+        raw(outcome.token),
+        b"%d" % claimed if claimed else b"",
         optional(outcome.tenant),
+        outcome.state.value.encode(),
         len(outcome.data),
         b"" if result is None else b"%d" % len(result),
+        position,
         outcome.data,
-        b"" if result is None else result,
-        outcome.body or b"",
+        result or b"",
+        b"" if position else outcome.body or b"",
     )
 
 

@@ -7,11 +7,12 @@ from importlib.resources import files
 
 __all__ = ["Script", "script"]
 
-_RUNS = ("base", "marks", "runs", "lanes")
+_RUN = ("base", "marks", "entries", "finals", "runs")
+_RUNS = (*_RUN, "lanes")
 _PARTS: dict[str, tuple[str, ...]] = {
     "adopt": _RUNS,
     "agents": ("base",),
-    "bus": ("base", "entries"),
+    "bus": ("base", "entries", "held"),
     "claim": (*_RUNS, "claims"),
     "clock": ("base",),
     "clear": ("base",),
@@ -20,25 +21,25 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "defer": ("base", "outbox_rows"),
     "due": (*_RUNS, "claims"),
     "enroll": ("base",),
-    "finish": ("base", "marks", "runs", "counts", "entries"),
+    "finish": (*_RUN, "counts"),
     "follow": ("base",),
     "forget": ("base", "marks"),
     "history": ("base", "entries"),
-    "hold": ("base", "runs"),
-    "info": ("base",),
+    "hold": _RUN,
+    "info": ("base", "entries", "held"),
     "metrics": ("base",),
-    "note": ("base", "runs"),
-    "notes": ("base", "runs"),
+    "note": _RUN,
+    "notes": _RUN,
     "outbox": ("base", "outbox_rows"),
-    "page": ("base", "runs"),
+    "page": _RUN,
     "pending": ("base",),
-    "progress": ("base", "runs"),
+    "progress": _RUN,
     "publish": ("base",),
     "read": ("base", "entries"),
     "retire": (*_RUNS, "outbox_rows"),
     "sent": ("base", "outbox_rows"),
     "settle": (*_RUNS, "counts", "outbox_rows"),
-    "take": (*_RUNS, "claims", "entries"),
+    "take": (*_RUNS, "claims"),
     "values": ("base",),
 }
 

@@ -26,6 +26,7 @@ class RedisSettings:
     lease: float = 15.0
     topic_max_bytes: int | None = None
     metrics_ttl: float = 25 * 3600.0
+    retention: float = 7 * 86_400.0
     timeout: float = ANSWER_TIMEOUT
 
     @classmethod
@@ -40,9 +41,15 @@ class RedisSettings:
             float(settings.get("lease") or 15.0),
             settings.get("topic_max_bytes"),
             float(settings.get("metrics_ttl") or 25 * 3600.0),
+            _duration(settings, "retention", 7 * 86_400.0),
         )
 
     def server(self, name: str) -> SingleServer | ClusterServer:
         """Return an unopened server of that address."""
         kind = ClusterServer if self.address.kind == "cluster" else SingleServer
         return kind(self.address, self.connect_timeout, self.timeout, name)
+
+
+def _duration(settings: Mapping[str, Any], name: str, default: float) -> float:
+    value = settings.get(name)
+    return default if value is None else float(value)

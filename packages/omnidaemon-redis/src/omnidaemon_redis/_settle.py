@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from omnidaemon.model.run import Group, Outcome, OutcomeKind
 from omnidaemon_redis._cluster import ClusterServer
 from omnidaemon_redis._names import raw, slot
-from omnidaemon_redis._records import fast_tail
+from omnidaemon_redis._records import fast_record
 from omnidaemon_redis._runs import ms, outcome_args
 from omnidaemon_redis._scripts import script
 from omnidaemon_redis._server import Call, SingleServer
@@ -18,30 +19,38 @@ __all__ = ["Settler"]
 
 _LONGEST_FAST_TTL = 10**11
 _CHUNK = 256
+_CLOCK_SKEW = 600_000
 
 
 class Settler:
     """Turns outcomes into script calls."""
 
-    def __init__(self, server: SingleServer | ClusterServer, namespace: str, metrics_ttl: float) -> None:
+    def __init__(self, server: SingleServer | ClusterServer, namespace: str, metrics_ttl: float, retention: float) -> None:
         self._server = server
         self._namespace = namespace
         self._metrics_ttl = ms(metrics_ttl)
+        self._retention = retention * 1000
 
     async def settle(self, outcomes: Sequence[Outcome], *, fused: bool) -> list[bool]:
         """See ``Store.settle``; ``fused``: deliveries are acknowledged in the same step."""
         answers = [True] * len(outcomes)
-        calls: list[Call] = []
-        places: list[list[int]] = []
         general: list[int] = []
-        for (group, ttl, mark_ttl), found in self._fast(outcomes, general).items():
-            for at in range(0, len(found), _CHUNK):
-                part = found[at : at + _CHUNK]
-                places.append(part)
-                calls.append(self._fast_call(group, ttl, mark_ttl, [outcomes[place] for place in part], fused=fused))
-        if calls:
-            for part, refused in zip(places, await self._server.all(calls), strict=True):
-                general.extend(part[place - 1] for place in refused)
+        parts = [
+            (key, found[at : at + _CHUNK])
+            for key, found in self._fast(outcomes, general).items()
+            for at in range(0, len(found), _CHUNK)
+        ]
+        while parts:
+            # A script that finds one run which is not for the short way does nothing, and says which.
+            calls = [self._fast_call(*key, [outcomes[place] for place in part], fused=fused) for key, part in parts]
+            again = []
+            for (key, part), refused in zip(parts, await self._server.all(calls), strict=True):
+                out = {part[place - 1] for place in refused}
+                general.extend(out)
+                left = [place for place in part if place not in out]
+                if out and left:
+                    again.append((key, left))
+            parts = again
         if general:
             general.sort()
             await self._general(outcomes, general, answers, fused=fused)
@@ -58,7 +67,7 @@ class Settler:
                 outcome.kind is not final
                 or outcome.dead is not None
                 or outcome.outbox
-                or not 0 < outcome.ttl < _LONGEST_FAST_TTL
+                or not 0 < outcome.ttl <= outcome.mark_ttl < _LONGEST_FAST_TTL
                 or key in seen
             ):
                 general.append(place)
@@ -71,29 +80,28 @@ class Settler:
         self, group: Group, ttl: float, mark_ttl: float, outcomes: Sequence[Outcome], *, fused: bool
     ) -> Call:
         prefix = slot(self._namespace, group.topic)
-        args: list[Any] = [prefix, group.agent, group.epoch, ms(ttl), ms(mark_ttl), self._metrics_ttl]
+        ttl_ms = ms(ttl)
+        args: list[Any] = [prefix, group.agent, group.epoch, ttl_ms, ms(mark_ttl), self._metrics_ttl, len(outcomes)]
         sums: dict[str, float] = {}
-        acks = True
-        runs: list[Any] = []
+        acks: list[bytes] = []
+        # What was published after this moment, the topic keeps for longer than its record is kept.
+        kept = time.time() * 1000 + ttl_ms - self._retention + _CLOCK_SKEW
         for outcome in outcomes:
-            counts = outcome.counts
-            for name, value in counts:
-                sums[name] = sums.get(name, 0.0) + value
-            tag = outcome.delivery.tag if fused and outcome.delivery is not None else None
-            position = tag[0] if type(tag) is Tag else b""
-            if not position:
-                acks = False
-            runs += (
-                position,
-                raw(outcome.event_id),
-                raw(outcome.token),
-                fast_tail(outcome),
-                "".join([f"{name}\0{value!r}\0" for name, value in counts]),
-            )
-        args += (int(acks), len(outcomes))
-        args += runs
+            for name, value in outcome.counts:
+                sums[name] = sums.get(name, 0) + value
+            delivery = outcome.delivery
+            tag = delivery.tag if fused and delivery is not None else None
+            if type(tag) is Tag:
+                position = tag.position
+                acks.append(position)
+                body_at = position if outcome.body is not None and int(position[:13]) > kept else b""
+                args += (raw(outcome.event_id), fast_record(outcome, tag.claimed, body_at))
+            else:
+                acks.append(b"")
+                args += (raw(outcome.event_id), fast_record(outcome, 0, b""))
+        args += acks
         for name, value in sums.items():
-            args += (name, repr(value))
+            args += (raw(name), repr(value))
         return Call(script("finish"), prefix + b"s", args)
 
     async def _general(

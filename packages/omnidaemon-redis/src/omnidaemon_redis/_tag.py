@@ -8,7 +8,8 @@ __all__ = ["Tag"]
 
 
 class Tag(NamedTuple):
-    """The entry's position as the server writes it, and which reader was handed it."""
+    """The entry's position as the server writes it, which reader was handed it, and when it was claimed."""
 
     position: bytes
     reader: str
+    claimed: int = 0

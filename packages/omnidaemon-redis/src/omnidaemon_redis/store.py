@@ -372,7 +372,7 @@ class _Open:
     def __init__(self, server: Any, settings: RedisSettings) -> None:
         self.server = server
         self.outbox = Outbox(server, settings.namespace)
-        self.settler = Settler(server, settings.namespace, settings.metrics_ttl)
+        self.settler = Settler(server, settings.namespace, settings.metrics_ttl, settings.retention)
         self.values = Values(server, settings.namespace)
 
 

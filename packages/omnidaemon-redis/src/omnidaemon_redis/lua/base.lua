@@ -1,3 +1,4 @@
+#!lua
 -- What all scripts share: the clock, keys of a group, packed text. Scripts are this file, more files
 -- of the library, and the operation, one after the other; all keys of a call lie in one slot.
 local call, pcall_, tonumber, ceil, floor = redis.call, redis.pcall, tonumber, math.ceil, math.floor
@@ -54,7 +55,7 @@ local function group_of(p, agent, epoch)
   local g = groups[name]
   if g then return g end
   g = {
-    p = p, agent = agent, epoch = epoch,
+    p = p, agent = agent, epoch = epoch, group = agent .. ':' .. epoch,
     claims = p .. 'c:' .. agent, wide = p .. 'w:' .. agent, blobs = p .. 'b:' .. agent,
     rec = p .. 'r:' .. agent .. ':', index = p .. 'i:' .. agent, dead = p .. 'd:' .. agent,
     meta = p .. 'g:' .. agent, unsent = p .. 'u:' .. agent,

@@ -51,6 +51,8 @@ elseif what == 'trim' then
       low = seq < 2 ^ 50 and num(ms) .. '-' .. num(seq + 1) or num(ms + 1) .. '-0'
     end
     if later(floor_at, low) then floor_at = low end
+    local _, claimed = held(ARGV[3], string.match(d['name'], '^(.*):') or '')
+    if claimed and later(floor_at, claimed) then floor_at = claimed end
   end
   local p, old = ARGV[3], {}
   -- The last event of a key that every group has finished precedes nothing any more.

@@ -22,14 +22,10 @@ local function claim(g, worker, id, token, lease, lane, after, tenant, takeover)
   local row = load(g, id)
   if not row then
     local hash = hash_of(id)
-    if marked(g, hash) then
-      local old = final_run(g, id)
-      if old and old.epoch == g.epoch and old.state == 'canceled' then return {CANCELED} end
-      return finished(g, id)
-    end
+    if marked(g, hash) then return finished(g, id) end
     if g.old then replace_stale(g, id) end
     if not lane then
-      call('HSET', g.claims, id, pack_claim(hash, lease, token, worker, tenant))
+      call('HSET', g.claims, id, pack_claim(hash, lease, token, worker, nil, tenant))
       return {GRANTED, token, 0, 1, 0, '', 'working', 0, '', id}
     end
     row = new_run(g, id, tenant)

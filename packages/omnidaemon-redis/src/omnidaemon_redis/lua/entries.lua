@@ -2,8 +2,8 @@
 
 -- Whether s is well-formed UTF-8 without control characters, short enough for an event's id.
 local function fit_id(s)
-  if #s == 0 or #s > 800 or find(s, '%c') then return false end
-  if not find(s, '[\128-\255]') then return true end
+  if not find(s, '[^\33-\126]') then return #s > 0 and #s <= 800 end
+  if #s > 800 or find(s, '%c') then return false end
   local k = 1
   while k <= #s do
     local c, more = byte(s, k), 0
@@ -75,8 +75,14 @@ local function read_up_to(s, group)
 end
 
 -- New entries for a reader; nil when there is no such group.
-local function fresh(s, group, reader, limit)
-  local reply = pcall_('XREADGROUP', 'GROUP', group, reader, 'COUNT', limit, 'STREAMS', s, '>')
+-- With NOACK the server forgets at once whom it has handed them to.
+local function fresh(s, group, reader, limit, noack)
+  local reply
+  if noack then
+    reply = pcall_('XREADGROUP', 'GROUP', group, reader, 'COUNT', limit, 'NOACK', 'STREAMS', s, '>')
+  else
+    reply = pcall_('XREADGROUP', 'GROUP', group, reader, 'COUNT', limit, 'STREAMS', s, '>')
+  end
   if not reply then return {} end
   if reply.err then
     if find(reply.err, 'NOGROUP', 1, true) then return nil end
@@ -89,6 +95,6 @@ local function acknowledge(g, positions, count)
   for from = 1, count, CHUNK do
     local to = from + CHUNK - 1
     if to > count then to = count end
-    call('XACK', g.p .. 's', g.agent .. ':' .. g.epoch, unpack(positions, from, to))
+    call('XACK', g.p .. 's', g.group, unpack(positions, from, to))
   end
 end

@@ -18,9 +18,12 @@ if ARGV[3] == '1' then
   for _, serials in ipairs(call('HVALS', g.unsent)) do
     for serial in string.gmatch(serials, '%d+') do rows = rows + drop_outbox(g.p, serial) end
   end
-  local m = marks_of(g)
-  for b = 0, m.buckets - 1 do call('UNLINK', m.key .. b) end
-  call('HDEL', g.meta, 'mk', 'mb', 'mt', 'gen', 'inbox', 'working', 'waiting')
+  -- Marks count no longer, and still lead to the records of their blocks for as long as those are kept.
+  local m, longest = marks_of(g), 0
+  for known in string.gmatch(m.ttls, '[^,]+') do longest = math.max(longest, tonumber(known)) end
+  for b = 0, m.buckets - 1 do call('PEXPIRE', m.key .. b, num(longest)) end
+  call('HSET', g.meta, 'past', sub(f[1] .. ':' .. num(m.buckets) .. ',' .. m.past, 1, 200))
+  call('HDEL', g.meta, 'mk', 'mb', 'gen', 'inbox', 'working', 'waiting')
   -- Final records of the epoch that ends here stay, and are in the way of new runs of their events.
   call('HSET', g.meta, 'old', '1')
   f[1] = num(tonumber(f[1]) + 1)

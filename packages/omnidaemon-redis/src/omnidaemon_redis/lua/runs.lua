@@ -1,51 +1,29 @@
 -- The record of a run, in one of three shapes:
 --   a claim on the fast path, a short field of the hash `claims`: first attempt, nothing else known;
 --   a live run, a field of the hash `wide`, its data and body as fields of `blobs`;
---   a final run, a key of its own (with a TTL unless it is a dead letter), with data, result and body.
-local FINAL = {completed = true, failed = true, canceled = true, rejected = true}
+--   a final run, see finals.lua.
 local SUSPECT_AFTER = 2
-local FIELDS = 24
-
-local function encode(row)
-  return concat({
-    row.epoch, num(row.gen), num(row.attempt), num(row.starts), num(row.lost),
-    pack_opt(row.token), pack_opt(row.worker), row.lease and num(row.lease) or '',
-    pack_opt(row.op), row.inbox and '1' or '0', row.due and num(row.due) or '', row.blocked and '1' or '0',
-    pack_opt(row.lane), row.seq and fmt('%.17g', row.seq) or '', pack_opt(row.question),
-    num(row.chunks), row.notes and '1' or '0', pack_opt(row.spent),
-    num(row.created), num(row.updated), row.expires and num(row.expires) or '',
-    row.state, pack_opt(row.dead), pack_opt(row.tenant), '',
-  }, '\0')
-end
-
-local function decode(v, id)
-  local f, pos = split(v, FIELDS)
-  return {
-    id = id, epoch = f[1], gen = tonumber(f[2]), attempt = tonumber(f[3]), starts = tonumber(f[4]),
-    lost = tonumber(f[5]), token = opt(f[6]), worker = opt(f[7]), lease = tonumber(f[8]), op = opt(f[9]),
-    inbox = f[10] == '1', due = tonumber(f[11]), blocked = f[12] == '1', lane = opt(f[13]), seq = tonumber(f[14]),
-    question = opt(f[15]), chunks = tonumber(f[16]), notes = f[17] == '1', spent = opt(f[18]),
-    created = tonumber(f[19]), updated = tonumber(f[20]), expires = tonumber(f[21]),
-    state = f[22], dead = opt(f[23]), tenant = opt(f[24]),
-  }, pos
-end
 
 local function new_run(g, id, tenant)
   return {id = id, epoch = g.epoch, gen = 0, attempt = 1, starts = 0, lost = 0, chunks = 0, state = 'submitted',
     created = NOW, updated = NOW, tenant = tenant, data = '', body = ''}
 end
 
--- A short claim: claimed at (13 digits), lease until (13), hash of the id (20), token, worker, tenant.
-local function pack_claim(hash, lease, token, worker, tenant)
-  return fmt('%013.0f%013.0f', NOW, NOW + lease) .. hash .. token .. '\0' .. worker .. '\0' .. pack_opt(tenant)
+-- A short claim: claimed at (13 digits), lease until (13), hash of the id (20), 'n' if its event is not among
+-- the group's pending entries, else 'p', token, worker, the event's position, tenant.
+local TOKEN_AT = 48
+local function pack_claim(hash, lease, token, worker, position, tenant)
+  return fmt('%013.0f%013.0f', NOW, NOW + lease) .. hash .. (position and 'n' or 'p') .. token .. '\0' .. worker .. '\0'
+    .. (position or '') .. '\0' .. pack_opt(tenant)
 end
 
 local function unpack_claim(g, v, id)
-  local f, pos = split(sub(v, 47), 2)
+  local f, pos = split(sub(v, TOKEN_AT), 3)
   local at = tonumber(sub(v, 1, 13))
   return {id = id, epoch = g.epoch, gen = 0, attempt = 1, starts = 1, lost = 0, chunks = 0, state = 'working',
     token = f[1], worker = f[2], lease = tonumber(sub(v, 14, 26)), hash = sub(v, 27, 46), created = at, updated = at,
-    tenant = opt(sub(v, 46 + pos)), data = '', body = '', from = 'claim', tail = sub(v, 27)}
+    tenant = opt(sub(v, TOKEN_AT - 1 + pos)), data = '', body = '', from = 'claim', tail = sub(v, 27),
+    claimant = f[2], position = sub(v, 47, 47) == 'n' and f[3] or nil}
 end
 
 -- Which ready index a run belongs to, and when it is ready: of runs that are claimed (until the claim
@@ -62,25 +40,6 @@ local function note_shape(row)
   row.was_zset, row.was_ready = ready(row)
   row.was_updated, row.was_inbox = row.updated, row.inbox and row.state ~= 'input_required'
   row.was_working, row.was_waiting = row.token ~= nil, row.state == 'input_required'
-  return row
-end
-
--- The final record as it was kept, of whatever epoch; nil when it has expired.
-local function final_run(g, id)
-  local v = call('GET', g.rec .. id)
-  if not v then return nil end
-  local row, pos = decode(v, id)
-  local f, at = split(sub(v, pos), 2)
-  at = at + pos - 1
-  local size, result = tonumber(f[1]), tonumber(f[2])
-  row.data = sub(v, at, at + size - 1)
-  at = at + size
-  if result then
-    row.result = sub(v, at, at + result - 1)
-    at = at + result
-  end
-  row.body = sub(v, at)
-  row.from = 'final'
   return row
 end
 
@@ -104,7 +63,7 @@ local function data_of(g, row)
 end
 
 local function body_of(g, row)
-  if not row.body then row.body = call('HGET', g.blobs, 'b' .. row.id) or '' end
+  if not row.body then row.body = row.body_at and retained(g, row.body_at) or call('HGET', g.blobs, 'b' .. row.id) or '' end
   return row.body
 end
 
@@ -136,7 +95,7 @@ local function unplace(g, row)
     call('HDEL', g.blobs, 'd' .. row.id, 'b' .. row.id)
     if row.was_zset then call('ZREM', g.p .. row.was_zset .. g.agent, row.id) end
   elseif row.from == 'final' then
-    call('DEL', g.rec .. row.id)
+    if row.block then drop_from_block(g, row.block, row.id) else call('DEL', g.rec .. row.id) end
     if row.dead_kept then call('ZREM', g.dead, row.id) end
   end
 end
@@ -150,8 +109,15 @@ local function drop(g, row)
   call('DEL', notes_key(g, row.id), progress_key(g, row.id))
 end
 
+-- Make the group's server remember that it has handed an event to a worker, so that it comes again.
+local function remember(g, worker, position)
+  pcall_('XCLAIM', g.p .. 's', g.group, worker, 0, position, 'FORCE', 'JUSTID')
+end
+
 -- Write a live run in its wide shape.
 local function save(g, row)
+  if row.position and not row.inbox then remember(g, row.worker or row.claimant, row.position) end
+  row.position = nil
   if row.from ~= 'wide' then
     data_of(g, row)
     body_of(g, row)
@@ -202,23 +168,4 @@ end
 local function replace_stale(g, id)
   local row = final_run(g, id)
   if row and row.epoch ~= g.epoch then drop(g, row) end
-end
-
--- Remove index entries whose record has expired, as many as one call may bear: those last updated
--- until `till`, from where the last sweep ended.
-local function sweep_index(g, till, limit)
-  if g.swept + 1000 > till then return end
-  local found = call('ZRANGE', g.index, '(' .. num(g.swept), till, 'BYSCORE', 'LIMIT', 0, limit, 'WITHSCORES')
-  local stale = {}
-  for k = 1, #found, 2 do
-    local id = found[k]
-    if call('EXISTS', g.rec .. id) == 0 and call('HEXISTS', g.wide, id) == 0 then stale[#stale + 1] = id end
-  end
-  if #stale > 0 then many('ZREM', g.index, stale) end
-  local at = till
-  if #found == 2 * limit then at = tonumber(found[#found]) - (#stale > 0 and 1 or 0) end
-  if at > g.swept then
-    g.swept = at
-    call('HSET', g.meta, 'sw', num(at))
-  end
 end

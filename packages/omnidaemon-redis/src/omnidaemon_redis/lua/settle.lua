@@ -78,7 +78,7 @@ for n = 1, tonumber(ARGV[2]) do
     o.rows[k] = {topic = arg(), id = arg(), key = arg(), body = arg(), delay = arg(), at = arg()}
   end
   out[n] = settle(g, o)
-  if out[n] == 1 and position ~= '' and o.kind ~= 'handback' then call('XACK', g.p .. 's', g.agent .. ':' .. g.epoch, position) end
+  if out[n] == 1 and position ~= '' and o.kind ~= 'handback' then call('XACK', g.p .. 's', g.group, position) end
 end
 for g, sums in pairs(counted) do
   local flat = {}
