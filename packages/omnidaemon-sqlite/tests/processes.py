@@ -29,9 +29,9 @@ async def start(path, name):
     await bus.close()
 
 
-async def work(path, name):
+async def work(path, name, lease="15", wait="0.3"):
     """Take and settle what there is, and say what was settled."""
-    bus, store = SQLiteEventBus(path), SQLiteStore(path)
+    bus, store = SQLiteEventBus(path, lease=float(lease)), SQLiteStore(path)
     await bus.open()
     await store.open()
     fusion, number, settled, slowest = store.fuse(bus), 0, [], 0.0
@@ -39,7 +39,7 @@ async def work(path, name):
     while True:
         number += 1
         begun = time.perf_counter()
-        pairs = await fusion.take(name, f"{name}-{number}", {GROUP: DueWant(10, 15)}, 0.3)
+        pairs = await fusion.take(name, f"{name}-{number}", {GROUP: DueWant(10, float(lease))}, float(wait))
         if not pairs:
             break
         outcomes = [
@@ -47,6 +47,7 @@ async def work(path, name):
                 GROUP, delivery.id, grant.token, OutcomeKind.FINAL, result=b"1", counts=[("done", 1)], delivery=delivery
             )
             for delivery, grant in pairs
+            if grant.kind == "granted"
         ]
         accepted = await store.settle(outcomes)
         slowest = max(slowest, time.perf_counter() - begun)

@@ -24,9 +24,9 @@ def run():
     """Start processes; end those that are left."""
     started = []
 
-    def run(what, path, name):
+    def run(*arguments):
         process = subprocess.Popen(
-            [sys.executable, SCRIPT, what, path, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, SCRIPT, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         started.append(process)
         return process
@@ -92,6 +92,37 @@ def test_four_processes_settle_each_event_once(run, tmp_path):
             assert (group.lag.value, group.pending.value) == (0, 0)
 
     asyncio.run(look())
+
+
+def test_what_a_killed_process_held_is_settled_once_by_others(run, tmp_path):
+    path = str(tmp_path / "omni.db")
+
+    async def prepare():
+        async with opened(path) as (bus, store):
+            await store.enroll("news", "a", b"{}")
+            await bus.ensure("news", {GROUP: BEGINNING})
+            await bus.publish([Outgoing("news", f"e{n}", b"x" * 200) for n in range(1500)], 5)
+
+    async def count():
+        async with opened(path) as (bus, store):
+            group, counts = (await bus.info("news")).groups[0], await store.metrics()
+            return group.lag.value, group.pending.value, counts[0].counts["done"] if counts else 0
+
+    asyncio.run(prepare())
+    killed = [run("work", path, f"k{n}", "0.5", "2") for n in range(2)]
+    begin_together(killed)
+    while asyncio.run(count())[2] < 300:
+        pass
+    for process in killed:
+        process.kill()
+        process.wait()
+    before = asyncio.run(count())
+    assert before[0] > 0, "they were killed at work"
+    process = run("work", path, "last", "0.5", "1")
+    begin_together([process])
+    settled = process.communicate(timeout=30)[0].split()[1:]
+    assert len(settled) == len(set(settled)) == 1500 - before[2]
+    assert asyncio.run(count()) == (0, 0, 1500)
 
 
 def test_what_was_confirmed_before_a_kill_is_there(run, tmp_path):
