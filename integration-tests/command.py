@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -13,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnidaemon import OmniDaemonSDK
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
 OMNIDAEMON = str(Path(sys.executable).parent / "omnidaemon")
 _OURS = ("OMNIDAEMON_", "EVENT_BUS_TYPE", "STORAGE_BACKEND", "SQLITE_PATH", "REDIS_URL", "REDIS_KEY_PREFIX")
@@ -68,6 +71,30 @@ class Command:
         assert done.returncode == code, (arguments, done.stdout, done.stderr)
         assert done.stderr == "", done.stderr
         return json.loads(done.stdout)
+
+    def ask(self, question: Callable[[OmniDaemonSDK], Awaitable[Any]]) -> Any:
+        """Ask its SQLite file in this process, where the command itself is not what is tested: that is quicker."""
+        url = f"sqlite:///{self.folder / '.omnidaemon' / 'omnidaemon.db'}"
+
+        async def main() -> Any:
+            async with OmniDaemonSDK(event_bus=url, store=url) as sdk:
+                return await question(sdk)
+
+        return asyncio.run(main())
+
+    def publish(self, topic: str, *contents: Any) -> list[str]:
+        """Publish events and return their ids."""
+        return [event.id for event in self.ask(lambda sdk: sdk.publish_many([(topic, each) for each in contents]))]
+
+    def finished(self, topic: str, content: Any) -> str:
+        """Publish an event, wait until its agents have ended, and return its id."""
+
+        async def work(sdk: OmniDaemonSDK) -> str:
+            event = await sdk.publish(topic, content)
+            await event.results(timeout=20)
+            return event.id
+
+        return str(self.ask(work))
 
     @contextlib.contextmanager
     def running(self, *arguments: str, **variables: str) -> Iterator[Running]:

@@ -68,12 +68,8 @@ def command(tmp_path):
     return Command(tmp_path)
 
 
-def publish(command, topic, content, *options):
-    return command.json("task", "publish", topic, json.dumps(content), *options)["id"]
-
-
 def test_an_event_is_published_awaited_and_looked_at(served):
-    event = publish(served, "greet.requested", {"name": "Ada"})
+    event = served.json("task", "publish", "greet.requested", '{"name": "Ada"}')["id"]
     done = served("task", "wait", event, "--timeout", "20")
     assert (done.returncode, json.loads(done.stdout)["greeting"]) == (0, {"name": "Ada"})
     assert "50 %  greeting" in done.stderr
@@ -113,12 +109,13 @@ def test_content_is_json_or_text_or_stdin(served):
         ("-", '{"a": 1e22}', {"a": 1e22}),
     ):
         event = served.json("task", "publish", "greet.requested", typed, stdin=stdin)["id"]
-        assert served.json("task", "wait", event)["result"]["greeting"] == meant
+        result = served.ask(lambda sdk, event=event: sdk.task(event).result(timeout=20))
+        assert result["greeting"] == meant
 
 
 @pytest.mark.slow
 def test_a_dead_letter_is_listed_shown_and_replayed(served):
-    event = publish(served, "sum.requested", "not numbers")
+    event = served.finished("sum.requested", "not numbers")
     done = served("task", "wait", event, "--timeout", "20")
     assert done.returncode == 1
     assert done.stdout == ""
@@ -137,27 +134,33 @@ def test_a_dead_letter_is_listed_shown_and_replayed(served):
     assert "attempt 2" in text
     assert served.json("dlq", "replay", event) == {"replayed": 1}
     again = until(
-        lambda: [found for found in served.json("dlq", "list")["dead_letters"] if found["generation"] == 1],
+        lambda: [found for found in served.ask(lambda sdk: sdk.dead_letters()) if found["generation"] == 1],
         "dead letter of the replay",
     )
     assert len(again[0]["history"]) == 4, "the history of the first generation is kept"
     assert served.ok("dlq", "replay", "--topic", "sum.requested", "--reason", "timeout") == "replayed 0\n"
 
 
-@pytest.mark.slow
-def test_what_nobody_knows_is_not_found(served):
-    for arguments in (("task", "get", "x"), ("task", "result", "x"), ("dlq", "show", "x"), ("dlq", "replay", "x")):
-        done = served(*arguments)
-        assert done.returncode == 3, (arguments, done)
-        assert re.fullmatch(r"error: .*\bx\b.*\n", done.stderr)
-        assert served.json(*arguments, code=3)["error"] == "TaskNotFound"
+@pytest.mark.parametrize(
+    "arguments", [("task", "get", "x"), ("task", "result", "x"), ("dlq", "show", "x"), ("dlq", "replay", "x")]
+)
+def test_what_nobody_knows_is_not_found(arguments, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SQLITE_PATH", str(tmp_path / "omni.db"))
+    assert run_app(list(arguments)) == 3
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(r"error: .*\bx\b.*\n", printed.err)
+    assert run_app([*arguments, "--json"]) == 3
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["error"] == "TaskNotFound"
+    assert printed.err == ""
 
 
 @pytest.mark.slow
 def test_an_event_of_several_agents_wants_to_know_which(served):
-    event = publish(served, "both.requested", None)
+    event = served.finished("both.requested", None)
     assert served.json("task", "wait", f"{event}:first")["result"] == "done"
-    assert served.json("task", "wait", f"{event}:second")["result"] == "done"
     done = served("task", "result", event)
     assert done.returncode == 1
     assert f"{event}:first, {event}:second" in done.stderr
@@ -165,7 +168,7 @@ def test_an_event_of_several_agents_wants_to_know_which(served):
 
 @pytest.mark.slow
 def test_a_task_that_has_not_ended_is_waited_for_no_longer_than_asked(served):
-    event = publish(served, "slow.requested", None)
+    (event,) = served.publish("slow.requested", None)
     done = served("task", "wait", event, "--timeout", "0.5")
     assert done.returncode == 1
     assert done.stderr == f"task {event}:sleeper is working\n"
@@ -214,8 +217,7 @@ def test_help_has_no_colour_on_a_pipe(command, arguments):
 
 @pytest.mark.slow
 def test_output_has_no_colour_on_a_pipe_and_is_not_cut(served):
-    event = publish(served, "sum.requested", "x" * 300)
-    served("task", "wait", event)
+    event = served.finished("sum.requested", "x" * 300)
     for arguments in (
         ("task", "list"),
         ("task", "get", event),
@@ -231,8 +233,7 @@ def test_output_has_no_colour_on_a_pipe_and_is_not_cut(served):
 
 @pytest.mark.slow
 def test_what_an_event_says_cannot_steer_the_terminal(served):
-    event = publish(served, "greet.requested", {"\x1b[2J": "\x1b]0;title\x07"})
-    served("task", "wait", event)
+    event = served.finished("greet.requested", {"\x1b[2J": "\x1b]0;title\x07"})
     assert "\x1b" not in served.ok("task", "get", event) + served.ok("task", "result", event)
 
 
