@@ -58,7 +58,9 @@ local function settle(g, o)
   for k = 1, #o.counts, 2 do count(g, o.counts[k], tonumber(o.counts[k + 1])) end
   for _, r in ipairs(o.rows) do
     local due = r.at ~= '' and tonumber(r.at) or NOW + tonumber(r.delay)
-    put_outbox(g.p, r.topic, r.id, r.key, r.body, due, tonumber(r.delay) <= 0 and NOW + OUTBOX_LEASE or 0, g, o.id)
+    -- Who settles sends at once what is due now; what is due later is anybody's.
+    local leased = r.at == '' and tonumber(r.delay) <= 0 and NOW + OUTBOX_LEASE or 0
+    put_outbox(g.p, r.topic, r.id, r.key, r.body, due, leased, g, o.id)
   end
   return 1
 end

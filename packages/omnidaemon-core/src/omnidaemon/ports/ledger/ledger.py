@@ -216,7 +216,9 @@ class Ledger(LedgerAdmin):
                 row.body = outcome.body
             self._close(row, outcome)
         for deferred in outcome.outbox:
-            self.put_deferred(deferred, group, outcome.event_id, OUTBOX_LEASE if deferred.delay <= 0 else 0.0)
+            # Who settles sends at once what is due now; what is due later is anybody's.
+            now = deferred.delay <= 0 and deferred.deliver_at is None
+            self.put_deferred(deferred, group, outcome.event_id, OUTBOX_LEASE if now else 0.0)
         if outcome.counts:
             self.tables.add_counts(group.topic, group.agent, int(now // 60), outcome.counts)
         return True

@@ -170,3 +170,21 @@ class OutboxRules(StoreBase):
         assert rows == []
         assert next_in is not None, "if the settling worker dies, a relay has to come"
         assert 1 < next_in <= 60
+
+    async def test_p5_a_delayed_follow_up_is_anybody_s(self) -> None:
+        """A follow-up that is due later is relayed when it is due, by delay or by time, whoever settled it.
+
+        Trouble-shooting: only what is due at once is leased to the settling worker.
+        """
+        store, group = await self.open_with()
+        delay = self.timing.lease / 2
+        at = await store.now() + delay
+        rows = [self.later("by delay", delay), self.later("by time", deliver_at=at)]
+        await self.settled(store, group, await self.granted(store, group), outbox=rows)
+        got: set[str] = set()
+
+        async def both() -> bool:
+            got.update(row.id for row in (await store.outbox("relay", 10, 60))[0])
+            return len(got) == 2
+
+        await self.until(both, "both delayed follow-ups", within=delay + min(1.0, self.timing.slack))
