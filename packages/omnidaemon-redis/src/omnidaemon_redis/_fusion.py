@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from omnidaemon.model.errors import BackendError
 from omnidaemon.model.run import Delivery, DueWant, Grant, GrantKind, Group
 from omnidaemon.ports.store import Fusion
 from omnidaemon_redis._intake import Parsed, Wish
@@ -21,6 +20,7 @@ __all__ = ["RedisFusion"]
 Pair = tuple[Delivery, Grant]
 # Numbers of one call's tokens start anew with each script it runs, this far apart.
 _APART = 1_000_000
+_REMEMBERED = 256
 
 
 class RedisFusion:
@@ -28,8 +28,8 @@ class RedisFusion:
 
     def __init__(self, bus: RedisEventBus) -> None:
         self._bus = bus
-        # Calls whose reply was lost: they are asked again under the same name (M1).
-        self._unanswered: set[str] = set()
+        # The last calls: one that is made again hands out what it granted before (M1).
+        self._calls: dict[str, None] = {}
 
     async def take(self, worker: str, call: str, want: Mapping[Group, DueWant], wait: float) -> list[Pair]:
         """See ``Fusion.take``."""
@@ -41,20 +41,17 @@ class RedisFusion:
             for group, wish in want.items()
             if wish.limit > 0
         }
-        try:
-            if call in self._unanswered:
-                again = await self._again(taking, wishes)
-                if again:
-                    return again
-            return await intake.gather(wishes, wait, taking.build, taking.parse)
-        except BackendError:
-            if len(self._unanswered) > 1000:
-                self._unanswered.clear()
-            self._unanswered.add(call)
-            raise
+        if call in self._calls:
+            again = await self._again(taking, wishes)
+            if again:
+                return again
+        self._calls[call] = None
+        if len(self._calls) > _REMEMBERED:
+            del self._calls[next(iter(self._calls))]
+        return await intake.gather(wishes, wait, taking.build, taking.parse)
 
     async def _again(self, taking: _Taking, wishes: Mapping[Group, Wish]) -> list[Pair]:
-        """Return what the call was granted before its reply got lost."""
+        """Return what the call was granted before."""
         server = self._bus.opened("take").server
         slots: dict[str, list[Wish]] = {}
         for wish in wishes.values():
@@ -63,7 +60,6 @@ class RedisFusion:
         for part in slots.values():
             call = taking.build(part, again=True)
             found.extend(taking.parse(await server.one(call), part).items)
-        self._unanswered.discard(taking.call)
         return found
 
 
@@ -100,7 +96,8 @@ class _Taking:
             group = wish.group
             for place in range(len(fast) // 3):
                 position, event_id = fast[3 * place], text(fast[3 * place + 1])
-                delivery = Delivery(group, event_id, fast[3 * place + 2], position.decode(), tag=Tag(position, reader, now))
+                tag = Tag(position, reader, now)
+                delivery = Delivery(group, event_id, fast[3 * place + 2], position.decode(), tag=tag)
                 items.append((delivery, Grant(granted, event_id=event_id, token=f"{call}.{number + place}")))
             for position, event_id, body, key, after, answer in others:
                 delivery = Delivery(

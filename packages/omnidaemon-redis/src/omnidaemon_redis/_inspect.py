@@ -180,11 +180,11 @@ async def delete_topic(server: Server, namespace: str, topic: str) -> int:
 
 async def leave(server: Server, namespace: str, intake: Intake) -> None:
     """Take this reader's name out of the groups in which it holds nothing."""
-    calls = []
+    calls: list[Call] = []
     for group in intake.known():
         stream = slot(namespace, group.topic) + b"s"
-        for reader in intake.readers:
-            calls.append(Call(script("bus"), stream, (b"leave", stream, group_name(group), reader)))
+        name = group_name(group)
+        calls += [Call(script("bus"), stream, (b"leave", stream, name, reader)) for reader in intake.readers]
     try:
         if calls:
             await server.run(calls)

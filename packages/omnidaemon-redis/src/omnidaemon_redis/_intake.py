@@ -124,7 +124,6 @@ class Intake:
                 items = await self._wait(wishes, min(deadline, due) - now, build, parse)
                 if items:
                     return items
-            return []
         except BackendError as error:
             if self._closed:
                 raise Closed("the bus was closed while it was read") from error
@@ -132,6 +131,7 @@ class Intake:
             self._lost_reply = True
             self._swept.clear()
             raise
+        return []
 
     def _ready(self, wishes: Mapping[Group, Wish], *, look: bool) -> list[Wish]:
         """Return the wishes that may have something; all of them if there is no time to be woken."""

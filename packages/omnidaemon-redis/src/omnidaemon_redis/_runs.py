@@ -79,6 +79,7 @@ def ask_args(namespace: str, ask: Ask) -> tuple[Any, ...]:
         optional(ask.after),
         optional(ask.tenant),
         int(ask.takeover),
+        raw(ask.position),
     )
 
 
@@ -104,6 +105,7 @@ def adoption_args(namespace: str, item: Adoption) -> tuple[Any, ...]:
         optional(item.tenant),
         ms(item.delay),
         item.body,
+        raw(item.position),
     )
 
 

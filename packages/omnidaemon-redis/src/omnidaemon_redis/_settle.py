@@ -25,7 +25,9 @@ _CLOCK_SKEW = 600_000
 class Settler:
     """Turns outcomes into script calls."""
 
-    def __init__(self, server: SingleServer | ClusterServer, namespace: str, metrics_ttl: float, retention: float) -> None:
+    def __init__(
+        self, server: SingleServer | ClusterServer, namespace: str, metrics_ttl: float, retention: float
+    ) -> None:
         self._server = server
         self._namespace = namespace
         self._metrics_ttl = ms(metrics_ttl)

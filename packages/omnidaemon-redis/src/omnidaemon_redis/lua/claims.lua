@@ -17,7 +17,7 @@ local function start(g, row, worker, token, lease)
 end
 
 -- Claim in the fast shape where nothing is known of the event.
-local function claim(g, worker, id, token, lease, lane, after, tenant, takeover)
+local function claim(g, worker, id, token, lease, lane, after, tenant, takeover, position)
   if not g.alive then return {GONE} end
   local row = load(g, id)
   if not row then
@@ -46,7 +46,7 @@ local function claim(g, worker, id, token, lease, lane, after, tenant, takeover)
     return {SUSPECT}
   end
   if lane then
-    if not row.seq then enter(g, row, lane, after) end
+    enter(g, row, lane, after, position)
     if not is_head(g, row) then
       save(g, row)
       return {BEHIND}

@@ -11,7 +11,7 @@ local function reopen()
   row.state, row.dead, row.result, row.expires = 'submitted', nil, nil, nil
   row.lost, row.token, row.op = 0, nil, op
   row.inbox, row.due, row.updated, row.seq = true, NOW, NOW, nil
-  if row.lane then enter(g, row, row.lane, nil) end
+  if row.lane then enter(g, row, row.lane) end
   row.blocked = not is_head(g, row)
   save(g, row)
   finish()

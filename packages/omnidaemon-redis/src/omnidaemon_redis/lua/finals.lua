@@ -5,7 +5,7 @@
 -- block holds epoch, time of the settle and end; a record there: token, time of the claim, tenant, state, sizes of data
 -- and result, the event's position, each ending in NUL; data, result, and the body unless a position stands for it.
 local FINAL = {completed = true, failed = true, canceled = true, rejected = true}
-local FIELDS = 24
+local FIELDS = 25
 
 local function encode(row)
   return concat({
@@ -15,7 +15,7 @@ local function encode(row)
     pack_opt(row.lane), row.seq and fmt('%.17g', row.seq) or '', pack_opt(row.question),
     num(row.chunks), row.notes and '1' or '0', pack_opt(row.spent),
     num(row.created), num(row.updated), row.expires and num(row.expires) or '',
-    row.state, pack_opt(row.dead), pack_opt(row.tenant), '',
+    row.state, pack_opt(row.dead), pack_opt(row.tenant), row.where or '', '',
   }, '\0')
 end
 
@@ -27,7 +27,7 @@ local function decode(v, id)
     inbox = f[10] == '1', due = tonumber(f[11]), blocked = f[12] == '1', lane = opt(f[13]), seq = tonumber(f[14]),
     question = opt(f[15]), chunks = tonumber(f[16]), notes = f[17] == '1', spent = opt(f[18]),
     created = tonumber(f[19]), updated = tonumber(f[20]), expires = tonumber(f[21]),
-    state = f[22], dead = opt(f[23]), tenant = opt(f[24]),
+    state = f[22], dead = opt(f[23]), tenant = opt(f[24]), where = f[25],
   }, pos
 end
 

@@ -105,7 +105,7 @@ while at <= #ARGV do
       local after = key and unfinished_before(s, g.group, topic, ids[k], ps[k])
       local row = mode == '2' and load(g, ids[k])
       local token = row and row.token or called .. '.' .. number
-      local answer = claim(g, worker, ids[k], token, lease, key, after, nil, mode ~= '0')
+      local answer = claim(g, worker, ids[k], token, lease, key, after, nil, mode ~= '0', found[k][1])
       if answer[1] == GRANTED and not row then number = number + 1 end
       if mode ~= '2' and answer[1] <= SUSPECT then remember(g, worker, found[k][1]) end
       others[j] = {found[k][1], ids[k], bodies[k], pack_opt(key), pack_opt(after), answer}
