@@ -28,7 +28,7 @@ SATURATED_WAIT = 0.02
 DUE_INTERVAL = 0.5
 # How far ahead of the free slots a fast agent's events are claimed, in seconds of its own rate.
 AHEAD_SECONDS = 0.05
-AHEAD_MAX = 256
+AHEAD_MAX = 1024
 # A newer major schema version waits in the inbox for a worker that can read it (D9).
 UNREADABLE_DELAY = 30.0
 
