@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from omnidaemon.model.run import Outcome
 from omnidaemon.ports.context import _current
 from omnidaemon.runtime.context import RunContext, Surroundings
+from omnidaemon.runtime.history import text_of
 from omnidaemon.runtime.job import Job, Subscription
-from omnidaemon.runtime.outcome import Outcomes
+from omnidaemon.runtime.outcome import Outcomes, ResultError
 from omnidaemon.runtime.signals import AskSignal
 
 __all__ = ["Execution"]
@@ -121,6 +122,8 @@ class Execution:
             else:
                 async with asyncio.timeout(config.timeout) as limit:
                     done = await job.subscription.runner.run(event, context)
+                if limit.expired():
+                    raise TimeoutError  # it swallowed its cancellation
             return self._outcomes.completed(job, done.value, time.perf_counter())
         except AskSignal as signal:
             return self._outcomes.waiting(job, signal, time.perf_counter())
@@ -130,7 +133,7 @@ class Execution:
                 job.cancelled.set()
                 error = TimeoutError(f"the attempt took longer than timeout={config.timeout:g} s")
             outcome = self._outcomes.failed(job, error, time.perf_counter(), timed_out=timed_out)
-            self._log_failure(job, error, outcome)
+            self._log_failure(job, error.error if isinstance(error, ResultError) else error, outcome)
             return outcome
 
     def _log_failure(self, job: Job, error: BaseException, outcome: Outcome) -> None:
@@ -144,7 +147,7 @@ class Execution:
                 job.grant.attempt,
                 config.config.retry.max_attempts,
                 type(error).__name__,
-                error,
+                text_of(error),
                 outcome.delay,
                 extra=extra,
             )

@@ -7,7 +7,7 @@ from typing import Any
 
 from omnidaemon.model import jsontext
 
-__all__ = ["appended", "describe", "type_name"]
+__all__ = ["appended", "describe", "text_of", "type_name"]
 
 MAX_ATTEMPTS = 20
 MAX_ENTRY = 4096
@@ -21,12 +21,17 @@ def type_name(error: BaseException) -> str:
     return _storable(type(error).__name__)[:80]
 
 
-def describe(error: BaseException) -> dict[str, str]:
-    """Return type, text and traceback of any exception, even of one whose ``__str__`` raises."""
+def text_of(error: BaseException) -> str:
+    """Return the text of any exception, even of one whose ``__str__`` raises."""
     try:
         text = str(error)
     except Exception as broken:  # noqa: BLE001 - it is the user's class
-        text = f"<its text cannot be had: {type(broken).__name__}>"
+        return f"<its text cannot be had: {type(broken).__name__}>"
+    return _cut(_storable(text[:_LONGEST]), _MAX_ERROR)
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """Return type, text and traceback of any exception."""
     lines = ""
     if error.__traceback__ is not None:
         try:
@@ -35,7 +40,7 @@ def describe(error: BaseException) -> dict[str, str]:
             lines = "".join(traceback.format_tb(error.__traceback__))
     return {
         "error_type": type_name(error),
-        "error": _cut(_storable(text[:_LONGEST]), _MAX_ERROR),
+        "error": text_of(error),
         "traceback": _storable(lines if len(lines) <= _LONGEST else lines[: _LONGEST // 2] + lines[-_LONGEST // 2 :]),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from typing import Any
 
@@ -16,10 +17,18 @@ from omnidaemon.runtime.parameters import InvalidContentForAgent
 from omnidaemon.runtime.signals import AskSignal
 from omnidaemon.settings import Settings
 
-__all__ = ["Outcomes", "postponed", "read_data"]
+__all__ = ["Outcomes", "ResultError", "postponed", "read_data"]
 
 MAX_RETRY_AFTER = 100
+# Trying again cannot help; looked up in this order.
+_HOPELESS: dict[type[BaseException], str] = {
+    InvalidContentForAgent: "invalid_content",
+    PayloadTooLarge: "too_large",
+    NonRetryable: "non_retryable",
+    InvalidEvent: "non_retryable",
+}
 _rng = random.SystemRandom()
+_logger = logging.getLogger("omnidaemon.worker")
 
 
 def read_data(data: bytes) -> dict[str, Any]:
@@ -33,6 +42,14 @@ def postponed(job: Job) -> int:
     return int(kept["times"]) if kept.get("generation") == job.grant.generation else 0
 
 
+class ResultError(Exception):
+    """The agent ended well, and what it returned cannot be kept: trying again cannot help."""
+
+    def __init__(self, error: InvalidEvent, reason: str) -> None:
+        super().__init__(str(error))
+        self.error, self.reason = error, reason
+
+
 class Outcomes:
     """Turns what a runner returned or raised into the settle's outcome."""
 
@@ -41,20 +58,25 @@ class Outcomes:
         self._runner_id = jsontext.dump(worker)
 
     def completed(self, job: Job, value: Any, ended: float) -> Outcome:
-        """Return the outcome of a run that ended well; a result that cannot be kept is a dead letter."""
+        """Return the outcome of a run that ended well.
+
+        Raises:
+            ResultError: The result cannot be kept, or its reply cannot be sent.
+        """
         try:
             result = b"null" if value is None else jsontext.dump(value, "the result")
         except InvalidContent as error:
-            return self._dead(job, error, "unserializable_result", ended)
+            raise ResultError(error, "unserializable_result") from None
         if len(result) > self._settings.max_event_bytes:
             size = f"the result has {len(result)} bytes and max_event_bytes is {self._settings.max_event_bytes}"
-            return self._dead(job, PayloadTooLarge(size), "too_large", ended)
+            raise ResultError(PayloadTooLarge(size), "too_large")
         outbox, event = job.followups, job.event
         if event is not None and event.payload.reply_to is not None:
             try:
                 outbox = [*outbox, reply(job, event, jsontext.load(result), self._settings)]
             except InvalidEvent as error:
-                return self.failed(job, error, ended)
+                reason = "too_large" if isinstance(error, PayloadTooLarge) else "non_retryable"
+                raise ResultError(error, reason) from None
         outcome = self._base(job, OutcomeKind.FINAL, self._data(job, ended))
         outcome.result, outcome.outbox = result, outbox
         counts = self._counts(job, ended)
@@ -67,12 +89,11 @@ class Outcomes:
         policy = job.subscription.config.config.retry
         if isinstance(error, RetryAfter):
             return self._retry_after(job, error, ended)
-        if isinstance(error, InvalidContentForAgent):
-            return self._dead(job, error, "invalid_content", ended)
-        if isinstance(error, PayloadTooLarge):
-            return self._dead(job, error, "too_large", ended)
-        if isinstance(error, (NonRetryable, InvalidEvent)):
-            return self._dead(job, error, "non_retryable", ended)
+        if isinstance(error, ResultError):
+            return self._dead(job, error.error, error.reason, ended)
+        for kind, reason in _HOPELESS.items():
+            if isinstance(error, kind):
+                return self._dead(job, error, reason, ended)
         if job.grant.attempt >= policy.max_attempts:
             return self._dead(job, error, "timeout" if timed_out else "max_attempts", ended)
         data = self._data(job, ended, error)
@@ -122,6 +143,8 @@ class Outcomes:
 
     def hopeless(self, job: Job, reason: str, message: str) -> Outcome:
         """Return a dead letter for a run that was not started: undecodable, crash_loop, unanswered."""
+        name = job.subscription.config.name
+        _logger.error("agent %s, event %s: given up unrun (%s): %s", name, job.event_id, reason, message)
         return self._dead(job, NonRetryable(message), reason, 0.0)
 
     def handback(self, job: Job) -> Outcome:

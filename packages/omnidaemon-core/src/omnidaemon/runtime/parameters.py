@@ -124,15 +124,22 @@ def _wish(callback: Any, parameter: inspect.Parameter) -> _Wish:
             return _Wish(name, "own")
         raise ConfigurationError(f"{callback!r} takes {name!r} by position only; make it an ordinary parameter")
     if parameter.annotation is parameter.empty:
-        return _Wish(name, "message", optional=optional)
+        return _message(parameter)
     hint = _resolved(callback, name, parameter.annotation)
     core = _not_none(hint)
     given: dict[Any, Literal["context", "event"]] = {Context: "context", EventEnvelope: "event"}
     if inspect.isclass(core) and core in given:
         return _Wish(name, given[core])
     if (typing.get_origin(core) or core) in _MESSAGES:
-        return _Wish(name, "message", optional=optional)
+        return _message(parameter)
     return _typed(callback, name, hint, core, optional=optional)
+
+
+def _message(parameter: inspect.Parameter) -> _Wish:
+    """Return the wish for the message dict; a default other than None is a value that the user has bound."""
+    if parameter.default in (parameter.empty, None):
+        return _Wish(parameter.name, "message", optional=parameter.default is None)
+    return _Wish(parameter.name, "own")
 
 
 def _typed(callback: Any, name: str, hint: Any, core: Any, *, optional: bool) -> _Wish:

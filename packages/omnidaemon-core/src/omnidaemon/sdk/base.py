@@ -171,6 +171,7 @@ def record_dict(record: Record) -> dict[str, Any]:
         "status": record.state.value,
         "state": record.state.value,
         "attempt": record.attempt,
+        "delivery_attempts": record.attempt,
         "starts": record.starts,
         "generation": record.generation,
         "runner_id": data.get("runner_id"),
