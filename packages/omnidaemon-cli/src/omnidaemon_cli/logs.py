@@ -70,7 +70,9 @@ def announce(form: str, text: str, level: str = "info", **fields: Any) -> None:
     if form == "json":
         base = {"time": _utc(time.time()), "level": level, "logger": "omnidaemon.cli", "process": os.getpid()}
         text = json.dumps({**base, "message": text, **fields}, default=str)
-    print(text, file=sys.stderr, flush=True)
+    # In one piece, as several processes write there: `print` would write the line's end by itself.
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def announce_event(form: str, text: str, **fields: Any) -> None:

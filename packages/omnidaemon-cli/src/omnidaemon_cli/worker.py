@@ -10,6 +10,7 @@ import threading
 from types import FrameType
 
 from omnidaemon import OmniDaemonError, OmniDaemonSDK
+from omnidaemon.runtime.process import spare_the_collector
 from omnidaemon_cli.loading import AppImportError, load_sdk
 from omnidaemon_cli.logs import announce, announce_event, configure
 from omnidaemon_cli.options import RunOptions
@@ -80,6 +81,7 @@ async def _serve(sdk: OmniDaemonSDK, options: RunOptions, stop: _Stop) -> None:
             await asyncio.wait({started})
             return
         await started
+        spare_the_collector()
         announce_event(options.log_format, "worker ready", event="ready")
         if options.channel is not None:
             os.write(options.channel, b"r")
