@@ -19,6 +19,7 @@ from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.runner import Runner
 from omnidaemon.ports.store import Store
 from omnidaemon.runtime.handover import Handover, ThreadHandover
+from omnidaemon.runtime.process import spare_the_collector
 from omnidaemon.runtime.worker import Worker
 from omnidaemon.sdk.commands import Commands
 from omnidaemon.sdk.publishing import Publishing
@@ -239,6 +240,7 @@ class OmniDaemonSDK(Publishing, Commands, Views):
             loop.add_signal_handler(number, on_signal, number)
         try:
             await self.start()
+            spare_the_collector()
             await asked.wait()
         finally:
             await self.shutdown()
