@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from omnidaemon.model.envelope import EventEnvelope
 
-__all__ = ["CancelFlag", "Context", "current_context"]
+__all__ = ["CancelFlag", "Context", "current_context", "running_context"]
 
 
 class CancelFlag(Protocol):
@@ -89,6 +89,11 @@ class Context(Protocol):
 
 
 _current: contextvars.ContextVar[Context] = contextvars.ContextVar("omnidaemon_context")
+
+
+def running_context() -> Context | None:
+    """Return the context of the run this code is part of, None outside of one."""
+    return _current.get(None)
 
 
 def current_context() -> Context:

@@ -125,6 +125,10 @@ class RunContext:
         job.followups.append(row)
         return event.id
 
+    def planned(self, event_id: str) -> bool:
+        """Return whether the run is going to publish that event when it has ended."""
+        return any(row.event.id == event_id for row in self._job.followups)
+
     async def step(self, key: str, fn: Callable[..., Awaitable[Any] | Any], *args: Any) -> Any:
         """Call once for this run; what it raises is not kept."""
         name = f"step:{_checked(key, 'a step')}"

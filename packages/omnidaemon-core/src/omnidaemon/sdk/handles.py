@@ -23,6 +23,7 @@ from omnidaemon.model.errors import (
 from omnidaemon.model.names import split_task_id, task_id
 from omnidaemon.model.run import Record, TaskState
 from omnidaemon.runtime.outcome import read_data
+from omnidaemon.sdk.own_lane import check_awaited, lane_of
 
 if TYPE_CHECKING:
     from omnidaemon.sdk.base import Base
@@ -77,8 +78,15 @@ def outcome_of(record: Record) -> TaskOutcome:
 class TaskHandle:
     """An event as one agent's work; without an agent, the only one there is."""
 
-    def __init__(self, sdk: Base, event_id: str, agent: str | None = None, topic: str | None = None) -> None:
-        self._sdk, self.event_id, self.agent, self.topic = sdk, event_id, agent, topic
+    def __init__(
+        self,
+        sdk: Base,
+        event_id: str,
+        agent: str | None = None,
+        topic: str | None = None,
+        lane: str | None = None,
+    ) -> None:
+        self._sdk, self.event_id, self.agent, self.topic, self._lane = sdk, event_id, agent, topic, lane
         self._typed: str | None = None
 
     @classmethod
@@ -114,6 +122,7 @@ class TaskHandle:
             as_: A model, dataclass or other type that the value is validated as.
 
         Raises:
+            TaskError: Awaited by a run that the task itself has to wait for (R5).
             TaskFailed: The agent gave up.
             TaskCanceled: It was cancelled.
             TaskRejected: It expired or was skipped.
@@ -143,12 +152,20 @@ class TaskHandle:
         deadline = None if timeout is None else loop.time() + timeout
         pause = _POLL_FIRST
         while True:
-            yield await self._find()
+            record = await self._find()
+            self._check(record)
+            yield record
             left = None if deadline is None else deadline - loop.time()
             if left is not None and left <= 0:
                 return
             await asyncio.sleep(pause if left is None else min(pause, left))
             pause = min(_POLL_LAST, pause * 1.5)
+
+    def _check(self, record: Record | None) -> None:
+        if record is None:
+            check_awaited(self.event_id, self.topic, self.agent, self._lane)
+        elif not record.state.final:
+            check_awaited(self.event_id, record.group.topic, record.group.agent, lane_of(record))
 
     async def _find(self) -> Record | None:
         records = await self._sdk.find_records(self.event_id, self.agent, self.topic)
@@ -204,15 +221,15 @@ class TaskHandle:
 class EventHandle:
     """A published event."""
 
-    def __init__(self, sdk: Base, event_id: str, topic: str) -> None:
-        self._sdk, self.id, self.topic = sdk, event_id, topic
+    def __init__(self, sdk: Base, event_id: str, topic: str, lane: str | None = None) -> None:
+        self._sdk, self.id, self.topic, self._lane = sdk, event_id, topic, lane
 
     def __repr__(self) -> str:
         return f"EventHandle(id={self.id!r}, topic={self.topic!r})"
 
     def task(self, agent: str | None = None) -> TaskHandle:
         """Return the handle of one agent's work on this event."""
-        return TaskHandle(self._sdk, self.id, agent, self.topic)
+        return TaskHandle(self._sdk, self.id, agent, self.topic, self._lane)
 
     async def result(self, agent: str | None = None, timeout: Duration | None = None, as_: Any = None) -> Any:
         """Wait for an agent's value; see :meth:`TaskHandle.result`."""
@@ -235,6 +252,8 @@ class EventHandle:
             missing = known - ended.keys()
             if known and not missing:
                 return ended
+            for name in missing:
+                check_awaited(self.id, self.topic, name, self._lane)
             left = None if deadline is None else deadline - loop.time()
             if left is not None and left <= 0:
                 who = ", ".join(sorted(missing)) or "no agent is known on the topic"

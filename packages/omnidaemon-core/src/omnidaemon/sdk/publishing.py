@@ -46,7 +46,7 @@ class Publishing(Base):
             answer = (await pair.bus.publish([self._laned(outgoing)], self.settings.publish_timeout))[0]
             if isinstance(answer, Exception):
                 raise answer
-        return EventHandle(self, event.id, event.topic)
+        return EventHandle(self, event.id, event.topic, event.lane)
 
     async def publish_many(
         self, events: Iterable[EventEnvelope | tuple[str, Any] | tuple[str, Any, dict[str, Any]]]
@@ -73,7 +73,7 @@ class Publishing(Base):
                 if lane[1] is not None:
                     failed.add(lane)
                 continue
-            outcomes.append(EventHandle(self, event.id, event.topic))
+            outcomes.append(EventHandle(self, event.id, event.topic, event.lane))
             if event.deliver_at is None:
                 now.append((index, self._laned(outgoing)))
             else:
