@@ -26,6 +26,7 @@ ENVELOPE_DEPTH = 2
 _DIGITS = 4300
 _HUGE = re.compile(rb"\d{%d}" % (_DIGITS + 1))
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -59,10 +60,15 @@ def dump(value: Any, what: str = "content", depth: int = MAX_DEPTH) -> bytes:
         InvalidContent: NaN, infinity, NUL, a lone surrogate, a key that is no string, nesting deeper
             than ``depth``, a cycle, or a type that JSON does not have.
     """
+    data = _quick(value, depth) if _ordinary(value, depth) else None
+    return _thorough(value, what, depth) if data is None else data
+
+
+def _thorough(value: Any, what: str, depth: int) -> bytes:
     try:
         text = _encode(value)
     except TypeError:
-        return dump(_reduce(value, what, 0), what, depth)
+        return _thorough(_reduce(value, what, 0), what, depth)
     except ValueError as error:
         raise InvalidContent(f"{what} cannot be JSON: {error}; send null or a string instead") from None
     except RecursionError:
@@ -81,14 +87,17 @@ def dump(value: Any, what: str = "content", depth: int = MAX_DEPTH) -> bytes:
 
 
 def dump_validated(value: dict[str, Any], depth: int = MAX_DEPTH) -> bytes:
-    """Encode like :func:`dump`, four times as fast, what pydantic's ``JsonValue`` has accepted.
+    """Encode like :func:`dump` what pydantic's ``JsonValue`` has accepted, without looking at its types again."""
+    data = _quick(value, depth)
+    return _thorough(value, "content", depth) if data is None else data
 
-    What could be refused is only suspected here; then :func:`dump` looks closer.
-    """
+
+def _quick(value: Any, depth: int) -> bytes | None:
+    """Encode plain data in a quarter of the time; None where something could have to be refused."""
     try:
         data = to_json(value, inf_nan_mode="constants")
     except PydanticSerializationError:
-        return dump(value, depth=depth)
+        return None
     if (
         b"\\u0000" in data
         or b"NaN" in data
@@ -96,8 +105,23 @@ def dump_validated(value: dict[str, Any], depth: int = MAX_DEPTH) -> bytes:
         or data.count(b"[") + data.count(b"{") > depth
         or (len(data) > _DIGITS and _HUGE.search(data))
     ):
-        return dump(value, depth=depth)
+        return None
     return data
+
+
+def _ordinary(value: Any, depth: int) -> bool:
+    """Return whether ``value`` is of JSON's own types all through; subclasses of them are not."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if depth == 0:
+        return False
+    if kind is dict:
+        for key, item in value.items():
+            if type(key) is not str or not (type(item) in _SCALARS or _ordinary(item, depth - 1)):
+                return False
+        return True
+    return kind is list and all(type(item) in _SCALARS or _ordinary(item, depth - 1) for item in value)
 
 
 def load(data: bytes | str) -> Any:
