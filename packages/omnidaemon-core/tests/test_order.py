@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import time
 
 import pytest
 
@@ -14,6 +15,7 @@ from omnidaemon import (
     TaskError,
     TaskFailed,
 )
+from omnidaemon.runtime import intake
 
 ONCE = RetryPolicy(max_attempts=1)
 
@@ -262,5 +264,22 @@ def test_outside_of_a_run_everything_may_be_awaited(sdk, serve, run):
             await asyncio.gather(*(event.result(timeout=2) for event in events))
             with pytest.raises(ResultTimeout):
                 await (await sdk.publish("t", 1, key="k")).result(timeout=0)
+
+    run(main())
+
+
+def test_a_lane_does_not_wait_for_the_next_look_at_the_inbox(sdk, serve, run, monkeypatch):
+    monkeypatch.setattr(intake, "DUE_INTERVAL", 0.5)
+
+    @sdk.agent("t")
+    async def work():
+        return None
+
+    async def main():
+        async with serve(sdk):
+            events = await sdk.publish_many([("t", 1, {"key": "k"}) for _ in range(10)])
+            began = time.monotonic()
+            await asyncio.gather(*(event.result(timeout=5) for event in events))
+            assert time.monotonic() - began < 0.9
 
     run(main())

@@ -52,6 +52,9 @@ class Settlement:
                 await self._refused(job)
                 continue
             self._follow(outcome)
+            if job.event is not None and job.event.lane is not None:
+                # The next of its lane may be in the inbox, and nothing else says that its turn has come.
+                state.wake_due.set()
             if job.delivery is None:
                 continue
             if outcome.kind is OutcomeKind.HANDBACK:
