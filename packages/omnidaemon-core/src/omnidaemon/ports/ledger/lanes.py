@@ -48,12 +48,12 @@ def leave(tables: Tables, row: RunRow, now: float) -> None:
 
 
 def _settle_down(tables: Tables, row: RunRow, lane: str) -> None:
-    """Find the place: behind what lies before it on the bus, before what lies behind."""
+    """Find the place: behind what lies before it on the bus, before what lies behind and has not begun."""
     other = tables.lane(row.group, lane, last=True)
     if not row.position and other is not None:
         row.position = other.position
     mine, following = _order(row.position), None
-    while other is not None and other.lane_seq is not None and _order(other.position) > mine:
+    while other is not None and _order(other.position) > mine and not _begun(other):
         following = other
         other = tables.lane(row.group, lane, before=other.lane_seq)
     row.lane_seq = _between(other, following)
@@ -70,6 +70,11 @@ def _reserve(tables: Tables, row: RunRow, lane: str, after: str) -> None:
     place.created = place.updated = tables.now()
     place.lane_seq = _between(tables.lane(group, lane, before=row.lane_seq), row)
     tables.put_run(place)
+
+
+def _begun(row: RunRow) -> bool:
+    """Return whether a run of a lane has its turn already: it runs, or ``due`` may hand it out."""
+    return row.token is not None or (row.inbox and not row.blocked)
 
 
 def _between(low: RunRow | None, high: RunRow | None) -> float:

@@ -72,7 +72,8 @@ class Ledger(LedgerAdmin):
                 return GrantKind.BUSY
             row.lost += 1
             row.token = None
-        return None
+        # A late repetition of a call whose claim has come and gone: nobody listens any more (S3).
+        return GrantKind.BUSY if row.spent == ask.token else None
 
     def _first_in_lane(self, row: RunRow, lane: str, ask: Ask) -> bool:
         enter(self.tables, row, lane, ask.after, ask.position)
@@ -121,6 +122,8 @@ class Ledger(LedgerAdmin):
         for row in repeated:
             grants.setdefault(row.group, []).append(self._grant_of(row))
         number = len(repeated)
+        # The time keeps a late repetition of the call from giving a token that a run has had before (S3).
+        name = f"{call}.%d.{int(now * 1000):x}"
         for group, wish in want.items():
             if not self.alive(group):
                 continue
@@ -128,7 +131,7 @@ class Ledger(LedgerAdmin):
                 for row in tables.ready(group, now, wish.limit, suspect=False, expired=wish.takeover):
                     if self._expire(row):
                         continue
-                    self._start(row, worker, f"{call}.{number}", wish.lease)
+                    self._start(row, worker, name % number, wish.lease)
                     grants.setdefault(group, []).append(self._grant_of(row))
                     number += 1
             waiting = tables.ready(group, now, 1, suspect=True, expired=wish.takeover)
@@ -136,7 +139,7 @@ class Ledger(LedgerAdmin):
                 suspects.add(group)
                 if wish.alone and not number:
                     self._expire(waiting[0])
-                    self._start(waiting[0], worker, f"{call}.{number}", wish.lease)
+                    self._start(waiting[0], worker, name % number, wish.lease)
                     grants.setdefault(group, []).append(self._grant_of(waiting[0]))
                     number += 1
             upcoming = tables.next_ready(group)
@@ -173,7 +176,7 @@ class Ledger(LedgerAdmin):
 
     def _adopt(self, item: Adoption) -> bool:
         tables, group, now = self.tables, item.group, self.now
-        if not self.alive(group):
+        if not self.current(group):
             return item.token is None
         row = self.live_or_final(group, item.event_id)
         if item.token is not None and (row is None or row.token != item.token):
