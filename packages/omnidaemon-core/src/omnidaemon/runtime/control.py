@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -54,6 +55,7 @@ class Control:
         self._seen: int | None = -1
         self._beat_at = float("-inf")
         self._started = state.clock.time()
+        self._looking = asyncio.Lock()
 
     async def run(self) -> None:
         """Poll until the worker closes."""
@@ -70,8 +72,14 @@ class Control:
             await state.clock.wait(state.wake_control, INTERVAL)
             state.wake_control.clear()
 
-    async def look(self) -> None:
-        """Read the flags if a command has been given since the last look."""
+    async def look(self, *, anew: bool = False) -> None:
+        """Read the flags if a command has been given since the last look, or in any case."""
+        if anew:
+            self._seen = -1
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         state = self._state
         found = (await state.store.get(FLAGS, [VERSION]))[0]
         version = None if found is None else found.version

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from omnidaemon.model.envelope import SCHEMA_MAJOR, decode, schema_major
 from omnidaemon.model.errors import BackendError, Closed, DecodeError
@@ -21,11 +21,12 @@ from omnidaemon.runtime.job import Job, Subscription
 from omnidaemon.runtime.outcome import Outcomes
 from omnidaemon.runtime.state import WorkerState
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "ask_for"]
 
 READ_WAIT = 1.0
 SATURATED_WAIT = 0.02
 DUE_INTERVAL = 0.5
+DUE_TIMEOUT = 5.0
 # How far ahead of the free slots a fast agent's events are claimed, in seconds of its own rate.
 AHEAD_SECONDS = 0.05
 AHEAD_MAX = 1024
@@ -33,12 +34,37 @@ AHEAD_MAX = 1024
 UNREADABLE_DELAY = 30.0
 
 
+def ask_for(state: WorkerState, delivery: Delivery) -> Ask:
+    """Return the wish to run a delivery, with a token of its own."""
+    lane, tenant = delivery.key, None
+    try:
+        event = decode(delivery.body)
+        lane, tenant = event.lane, event.tenant_id
+    except DecodeError:
+        pass  # claimed all the same: it becomes a dead letter
+    return Ask(
+        delivery.group,
+        delivery.id,
+        state.token(),
+        state.subscriptions[delivery.group].lease,
+        lane,
+        delivery.after,
+        tenant,
+        takeover=state.may_take_over,
+        position=delivery.position,
+    )
+
+
 class Intake:
     """Two loops: ``fresh`` reads the bus, ``inbox`` asks the store what is due."""
 
     def __init__(self, state: WorkerState, outcomes: Outcomes) -> None:
         self._state, self._outcomes = state, outcomes
-        self._undecided: str | None = None
+        # Calls that were never answered, and when they were first sent: asked again under their id
+        # they hand out the same (M1), which may be as old as that (M4).
+        self._taking: tuple[str, float] | None = None
+        self._asking: tuple[str, float] | None = None
+        self._placed: Collection[Group] = ()
         self._rated = state.clock.monotonic()
 
     async def fresh(self) -> None:
@@ -47,12 +73,15 @@ class Intake:
         while not state.stopping:
             state.wake_intake.clear()
             self._rate()
-            want = {group: room for group, sub in state.subscriptions.items() if (room := self._room(sub)) > 0}
-            if not want or len(state.finished) > 2 * AHEAD_MAX:
+            # A room of 0 keeps the place in the group; what is gone has none to keep.
+            want = {group: self._room(sub) for group, sub in state.subscriptions.items() if not sub.gone}
+            full = not any(want.values()) or len(state.finished) > 2 * AHEAD_MAX
+            if full and all(group in want for group in self._placed):
                 await state.clock.wait(state.wake_intake, READ_WAIT)
                 continue
-            saturated = len(want) < sum(not sub.paused and not sub.gone for sub in state.subscriptions.values())
-            wait = SATURATED_WAIT if saturated else READ_WAIT
+            saturated = any(not room and not state.subscriptions[group].paused for group, room in want.items())
+            # What is read at the end of the wait must still be fresh (M4).
+            wait = 0.0 if full else SATURATED_WAIT if saturated else min(READ_WAIT, state.shortest_lease / 3)
             try:
                 await (self._take(want, wait) if state.fusion is not None else self._read(want, wait))
             except Closed:
@@ -66,32 +95,32 @@ class Intake:
         assert state.fusion is not None  # noqa: S101
         takeover = state.may_take_over
         wishes = {
-            group: DueWant(room, state.subscriptions[group].lease, takeover=takeover) for group, room in want.items()
+            group: DueWant(room, state.subscriptions[group].lease, takeover=takeover)
+            for group, room in want.items()
+            if room
         }
-        # A call whose reply was lost is asked again under its id: it hands out the same (M1).
-        call = self._undecided or state.token()
-        self._undecided = call
-        sent = state.clock.monotonic()
+        self._taking = call, sent = self._taking or (state.token(), state.clock.monotonic())
         pairs = await state.fusion.take(state.name, call, wishes, wait)
-        self._undecided = None
+        self._taking = None
         state.recovered("bus")
         self._note_backlog(want, [delivery for delivery, _ in pairs])
         # The wait is part of the call: only what arrived late after it makes a grant stale.
-        await self._sort(list(pairs), sent + wait)
+        await self._sort(list(pairs), sent, wait)
 
     async def _read(self, want: dict[Group, int], wait: float) -> None:
         state = self._state
         sent = state.clock.monotonic()
         deliveries = await state.bus.read(want, wait)
+        self._placed = want
         state.recovered("bus")
         self._note_backlog(want, deliveries)
         if deliveries:
-            await self.claim(deliveries, sent + wait)
+            await self.claim(deliveries, sent)
 
     async def claim(self, deliveries: Sequence[Delivery], read_at: float) -> None:
         """Claim what was read at ``read_at`` (monotonic), unless that is too long ago (M4)."""
         state = self._state
-        asks = [self._ask(delivery) for delivery in deliveries]
+        asks = [ask_for(state, delivery) for delivery in deliveries]
         deadline = read_at + state.shortest_lease
         sent = state.clock.monotonic()
         try:
@@ -106,28 +135,7 @@ class Intake:
             grant.token = grant.token or ask.token
         await self._sort(list(zip(deliveries, grants, strict=True)), sent)
 
-    def _ask(self, delivery: Delivery) -> Ask:
-        state = self._state
-        lane, tenant = delivery.key, None
-        try:
-            event = decode(delivery.body)
-            lane, tenant = event.lane, event.tenant_id
-        except DecodeError:
-            pass
-        lease = state.subscriptions[delivery.group].lease
-        return Ask(
-            delivery.group,
-            delivery.id,
-            state.token(),
-            lease,
-            lane,
-            delivery.after,
-            tenant,
-            takeover=state.may_take_over,
-            position=delivery.position,
-        )
-
-    async def _sort(self, pairs: list[tuple[Delivery, Grant]], sent: float) -> None:
+    async def _sort(self, pairs: list[tuple[Delivery, Grant]], sent: float, waited: float = 0.0) -> None:
         """Start what was granted, and put away the rest."""
         state = self._state
         jobs: list[Job] = []
@@ -142,9 +150,9 @@ class Intake:
                     subscription.gone = True
                 back.append(delivery)
             elif kind is GrantKind.GRANTED:
-                jobs.append(self._job(subscription, delivery.id, grant, delivery.body, delivery))
+                jobs.append(self._job(subscription, delivery.id, grant, delivery.body, delivery, sent))
             elif kind in (GrantKind.BUSY, GrantKind.BEHIND, GrantKind.SUSPECT):
-                ask = self._ask(delivery)
+                ask = ask_for(state, delivery)
                 item = Adoption(delivery.group, delivery.id, delivery.body, None, ask.lane, delivery.after, ask.tenant)
                 item.position = delivery.position
                 adopt.append((delivery, item))
@@ -152,7 +160,7 @@ class Intake:
                 finish.append(delivery)
                 if grant.unsent:
                     state.wake_relay.set()
-        await self.start(jobs, sent)
+        await self.start(jobs, sent + waited)
         if adopt:
             items = [item for _, item in adopt]
             taken = await state.insist("store", lambda: state.store.adopt(items))
@@ -164,9 +172,15 @@ class Intake:
             await state.bus.give_back(back)
 
     def _job(
-        self, subscription: Subscription, event_id: str, grant: Grant, body: bytes, delivery: Delivery | None
+        self,
+        subscription: Subscription,
+        event_id: str,
+        grant: Grant,
+        body: bytes,
+        delivery: Delivery | None,
+        claimed: float,
     ) -> Job:
-        job = Job(subscription, event_id, grant.token, grant, body, self._state.clock.monotonic(), delivery)
+        job = Job(subscription, event_id, grant.token, grant, body, claimed, delivery)
         job.adopted = job.from_inbox = delivery is None
         self._state.jobs[job.token] = job
         self._state.idle.clear()
@@ -183,7 +197,7 @@ class Intake:
         for job in jobs:
             if job.abort is not None:
                 continue  # told to stop while its grant was confirmed; the agents' side reports it
-            if state.stopping:
+            if state.stopping or job.subscription.paused or job.subscription.gone:
                 state.finish(job, self._outcomes.handback(job))
             elif self._fit(job):
                 job.slot = True
@@ -200,7 +214,7 @@ class Intake:
         answers = await state.insist("store", lambda: state.store.renew(holds))
         for job, ok in zip(jobs, answers, strict=True):
             if not ok:
-                state.forget(job)
+                state.abandon(job)
         return [job for job, ok in zip(jobs, answers, strict=True) if ok]
 
     def _fit(self, job: Job) -> bool:
@@ -238,7 +252,7 @@ class Intake:
             await state.clock.wait(state.wake_due, pause)
             state.wake_due.clear()
             if state.stopping:
-                return
+                break
             try:
                 pause = await self._due()
             except Closed:
@@ -246,6 +260,8 @@ class Intake:
             except BackendError as error:
                 state.failed("store", error)
                 pause = state.rng.uniform(0.1, 1.0)
+        if self._asking is not None:
+            await self._due()  # what it granted is handed back (M12)
 
     async def _due(self) -> float:
         """Start what is due; return the seconds until the next look."""
@@ -261,13 +277,18 @@ class Intake:
         }
         if not want:
             return DUE_INTERVAL
-        call, sent = state.token(), state.clock.monotonic()
-        due = await state.insist("store", lambda: state.store.due(state.name, call, want), until=sent + 5.0)
-        jobs: list[Job] = []
+        until = state.clock.monotonic() + DUE_TIMEOUT
+        self._asking = call, sent = self._asking or (state.token(), state.clock.monotonic())
+        due = await state.insist("store", lambda: state.store.due(state.name, call, want), until=until)
+        self._asking = None
+        jobs = [
+            self._job(state.subscriptions[group], grant.event_id, grant, grant.body, None, sent)
+            for group, grants in due.grants.items()
+            for grant in grants
+        ]
         for group, wish in want.items():
             grants = due.grants.get(group, [])
             subscription = state.subscriptions[group]
-            jobs.extend(self._job(subscription, grant.event_id, grant, grant.body, None) for grant in grants)
             if wish.limit and subscription.inbox_ready:
                 # With one slot, fresh events and the inbox take turns.
                 subscription.inbox_ready = len(grants) >= wish.limit and subscription.limit > 1
@@ -278,7 +299,9 @@ class Intake:
         await self.start(jobs, sent)
         if state.quiet and state.to_agents is not None:
             return 0.05
-        return min(DUE_INTERVAL, DUE_INTERVAL if due.next_in is None else max(0.01, due.next_in))
+        # What is due and not to be had yet, for want of room or of the right to take over, is not polled hard.
+        least = 0.01 if takeover and all(wish.limit for wish in want.values()) else 0.05
+        return min(DUE_INTERVAL, DUE_INTERVAL if due.next_in is None else max(least, due.next_in))
 
     def _room(self, sub: Subscription) -> int:
         """How many fresh events an agent can start soon."""

@@ -51,7 +51,9 @@ class Registration:
         self._state = state
 
     async def add(self, agents: Sequence[tuple[AgentConfig, Runner]]) -> None:
-        """Register agents and serve them from now on; one that is served already gets the new runner (L4).
+        """Register agents, to be served from the next look at the flags on.
+
+        One that is served already gets the new runner (L4).
 
         Raises:
             UnsupportedCapability: An agent asks for what the bus cannot do; none was registered.
@@ -73,12 +75,11 @@ class Registration:
         for (config, runner), (row, _) in zip(agents, enrolled, strict=True):
             group = await self._current(row, now[config.topic, config.name])
             served = state.subscriptions.get(group)
-            if served is not None and not served.gone:
-                served.config, served.runner = config, runner
+            if served is None:
+                # Paused until the flags have been read: see ``Control.look``.
+                state.subscriptions[group] = Subscription(config, runner, group, paused=True)
             else:
-                state.subscriptions[group] = Subscription(config, runner, group)
-        state.wake_intake.set()
-        state.wake_due.set()
+                served.config, served.runner = config, runner
 
     def _check(self, config: AgentConfig) -> None:
         capabilities, start = self._state.bus.capabilities, config.config.start_from

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from dataclasses import replace
 
 from omnidaemon.model.errors import BackendError, Closed
-from omnidaemon.model.run import Ask, Delivery, GrantKind, Outcome, OutcomeKind
+from omnidaemon.model.run import Delivery, GrantKind, Outcome, OutcomeKind
+from omnidaemon.runtime.intake import ask_for
 from omnidaemon.runtime.job import Job
 from omnidaemon.runtime.state import WorkerState
 
@@ -26,7 +28,7 @@ class Settlement:
         while not state.closing:
             await state.clock.wait(state.wake_settle, 1.0)
             state.wake_settle.clear()
-            while state.finished:
+            while state.finished or state.doubtful:
                 try:
                     await self.flush()
                 except Closed:
@@ -36,6 +38,13 @@ class Settlement:
 
     async def flush(self) -> None:
         """Settle one batch, then send its follow-ups and acknowledge its deliveries."""
+        state = self._state
+        if state.finished:
+            await self._settle()
+        if state.doubtful:
+            await self._resolve()
+
+    async def _settle(self) -> None:
         state = self._state
         batch = [state.finished.popleft() for _ in range(min(MAX_BATCH, len(state.finished)))]
         outcomes = [outcome for _, outcome in batch]
@@ -47,14 +56,11 @@ class Settlement:
         acks: list[Delivery] = []
         back: list[Delivery] = []
         for (job, outcome), ok in zip(batch, accepted, strict=True):
-            state.forget(job)
             if not ok:
-                await self._refused(job)
+                state.abandon(job)
                 continue
-            self._follow(outcome)
-            if job.event is not None and job.event.lane is not None:
-                # The next of its lane may be in the inbox, and nothing else says that its turn has come.
-                state.wake_due.set()
+            state.forget(job)
+            self._follow(job, outcome)
             if job.delivery is None:
                 continue
             if outcome.kind is OutcomeKind.HANDBACK:
@@ -77,27 +83,41 @@ class Settlement:
         except BackendError as error:
             self._state.failed("bus", error)
 
-    def _follow(self, outcome: Outcome) -> None:
+    def _follow(self, job: Job, outcome: Outcome) -> None:
         state = self._state
-        if outcome.kind is OutcomeKind.RETRY:
+        # The next of its lane may be in the inbox, and nothing else says that its turn has come.
+        if outcome.kind is OutcomeKind.RETRY or (job.event is not None and job.event.lane is not None):
             state.wake_due.set()
         if outcome.outbox:
             state.outgoing.extend(row.event for row in outcome.outbox if row.delay <= 0 and row.deliver_at is None)
             state.wake_relay.set()
 
-    async def _refused(self, job: Job) -> None:
-        """Ask what became of the run: only that decides about its delivery (M3)."""
-        state, delivery = self._state, job.delivery
-        if delivery is None:
-            return
-        ask = Ask(delivery.group, delivery.id, state.token(), job.subscription.lease, takeover=False)
-        grant = (await state.insist("store", lambda: state.store.claim(state.name, [ask])))[0]
-        if grant.kind in (GrantKind.FINISHED, GrantKind.CANCELED, GrantKind.HELD):
-            await self._lossy(state.bus.ack([delivery]))
-        elif grant.kind is GrantKind.GRANTED:
-            # Nobody's: release it again and let the bus deliver it as if for the first time.
-            outcome = Outcome(delivery.group, delivery.id, ask.token, OutcomeKind.HANDBACK)
-            await state.insist("store", lambda: state.store.settle([outcome]))
-            await self._lossy(state.bus.give_back([delivery]))
-        elif grant.kind is GrantKind.GONE:
-            await self._lossy(state.bus.give_back([delivery]))
+    async def _resolve(self) -> None:
+        """Ask what became of runs that were not settled here: only that decides about their deliveries (M3).
+
+        Done: acknowledge. Somebody else's: leave it to them. Nobody's: let the bus deliver it anew.
+        """
+        state = self._state
+        deliveries, state.doubtful = state.doubtful, []
+        asks = [replace(ask_for(state, delivery), takeover=False) for delivery in deliveries]
+        try:
+            grants = await state.insist("store", lambda: state.store.claim(state.name, asks))
+        except BackendError:
+            state.doubtful += deliveries
+            raise
+        done: list[Delivery] = []
+        back: list[Delivery] = []
+        unwanted: list[Outcome] = []
+        for delivery, ask, grant in zip(deliveries, asks, grants, strict=True):
+            if grant.kind in (GrantKind.FINISHED, GrantKind.CANCELED, GrantKind.HELD):
+                done.append(delivery)
+            elif grant.kind is not GrantKind.BUSY:
+                back.append(delivery)
+            if grant.kind is GrantKind.GRANTED:
+                unwanted.append(Outcome(delivery.group, delivery.id, ask.token, OutcomeKind.HANDBACK))
+        if unwanted:
+            await state.insist("store", lambda: state.store.settle(unwanted))
+        if done:
+            await self._lossy(state.bus.ack(done))
+        if back:
+            await self._lossy(state.bus.give_back(back))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from omnidaemon.model.errors import BackendError, Closed
-from omnidaemon.model.run import Group, Outcome, Outgoing
+from omnidaemon.model.run import Delivery, Group, Outcome, Outgoing
 from omnidaemon.ports.clock import Clock
 from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.store import Fusion, Store
@@ -36,6 +36,7 @@ class WorkerState:
         name: Unique for each start of a process, readable.
         jobs: Claimed runs by token, until they are settled.
         finished: Ended attempts that wait for the next settle.
+        doubtful: Deliveries of runs that others may have taken over: only the store knows.
         outgoing: Follow-ups of accepted settles, leased to this worker, to be published next.
         stopping: No intake any more.
         quiet: A suspect waits for this worker to have emptied itself (M10).
@@ -53,6 +54,7 @@ class WorkerState:
     subscriptions: dict[Group, Subscription] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
     finished: deque[tuple[Job, Outcome]] = field(default_factory=deque)
+    doubtful: list[Delivery] = field(default_factory=list)
     outgoing: deque[Outgoing] = field(default_factory=deque)
     to_agents: Mailbox | None = None
     stopping: bool = False
@@ -98,6 +100,13 @@ class WorkerState:
         job.task = None
         if self.jobs.pop(job.token, None) is not None and not self.jobs:
             self.idle.set()
+
+    def abandon(self, job: Job) -> None:
+        """Drop a run that is no longer this worker's; what becomes of its delivery is asked later (M3)."""
+        self.forget(job)
+        if job.delivery is not None:
+            self.doubtful.append(job.delivery)
+            self.wake_settle.set()
 
     def failed(self, part: str, error: BaseException) -> None:
         """Note that a backend cannot be reached."""

@@ -118,6 +118,7 @@ class Worker:
     async def add(self, config: AgentConfig, runner: Runner) -> None:
         """Register one more agent and serve it from now on."""
         await self.registration.add([(config, runner)])
+        await self.control.look(anew=True)
 
     async def stop(self, grace: float) -> None:
         """Drain: stop intake, finish within ``grace`` seconds, settle, hand the rest back (L1, M12)."""
@@ -160,7 +161,7 @@ class Worker:
         state = self.state
         try:
             async with asyncio.timeout(UNWIND):
-                while state.finished:
+                while state.finished or state.doubtful:
                     await self.settlement.flush()
                 if state.outgoing:
                     await self.relay.once()
@@ -220,7 +221,7 @@ class Worker:
             if job.token not in state.jobs or not settled:
                 continue
             if outcome is None:
-                state.forget(job)
+                state.abandon(job)
             else:
                 state.finish(job, outcome)
         state.wake_intake.set()
