@@ -18,7 +18,9 @@ KINDS: tuple[tuple[str, str, str, bool], ...] = (
     # kind, key pattern, Redis type (* = any), beyond what the target allows
     ("event", "{*}s", "stream", False),
     ("record", "{*}r:*", "string", False),
+    ("record", "{*}B:*", "hash", False),  # a block: the records that were settled together
     ("list", "{*}i:*", "zset", False),
+    ("list", "{*}j:*", "stream", False),  # the journal by which blocks are listed
     ("done", "{*}m:*", "hash", True),
     ("claim", "{*}[cwb]:*", "hash", True),
     ("counter", "{*}k:*", "hash", True),

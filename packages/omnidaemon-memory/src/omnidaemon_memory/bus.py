@@ -85,12 +85,12 @@ class MemoryEventBus:
         """From where it can be reached."""
         return "process"
 
-    def twin(self) -> Self:
+    def twin(self, *, lease: float | None = None) -> Self:
         """Return an unopened bus over the same broker."""
         return type(self)(
             self.broker,
             clock=self._clock,
-            lease=self._lease,
+            lease=self._lease if lease is None else lease,
             max_event_bytes=self.capabilities.max_event_bytes,
             topic_max_bytes=self._topic_max_bytes,
         )

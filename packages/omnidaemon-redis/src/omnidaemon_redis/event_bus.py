@@ -89,10 +89,10 @@ class RedisEventBus:
         """From where this server can be reached."""
         return self.settings.address.scope
 
-    def twin(self) -> Self:
+    def twin(self, *, lease: float | None = None) -> Self:
         """Return an unopened bus of the same settings."""
         twin = type(self)()
-        twin.settings = self.settings
+        twin.settings = self.settings if lease is None else replace(self.settings, lease=lease)
         return twin
 
     async def open(self) -> None:

@@ -111,13 +111,13 @@ class SQLiteEventBus:
         """The opened file, for a store that wants to share its transactions."""
         return self._file
 
-    def twin(self) -> Self:
+    def twin(self, *, lease: float | None = None) -> Self:
         """Return an unopened bus of the same file and settings."""
         return type(self)(
             self.path,
             namespace=self.namespace,
             clock=self._clock,
-            lease=self.lease,
+            lease=self.lease if lease is None else lease,
             timeout=self._timeouts[0],
             connect_timeout=self._timeouts[1],
             max_event_bytes=self.capabilities.max_event_bytes,

@@ -133,8 +133,13 @@ class EventBus(Protocol):
         """From where THIS server can be reached: loopback and unix sockets are ``machine``."""
         ...
 
-    def twin(self) -> Self:
-        """Return an unopened bus of the same settings and data, for another event loop."""
+    def twin(self, *, lease: float | None = None) -> Self:
+        """Return an unopened bus of the same settings and data, for another event loop.
+
+        Args:
+            lease: Idle seconds before a redelivery, instead of the settings'; only buses that
+                redeliver by idle time need it.
+        """
         ...
 
     async def open(self) -> None:

@@ -180,7 +180,9 @@ class OmniDaemonSDK(Publishing, Commands, Views):
 
     async def _make_worker(self, handover: Handover, connect_timeout: float) -> Worker:
         chosen = self.choose()
-        bus, store = chosen.bus.twin(), chosen.store.twin()
+        # A shorter lease than the bus's own is kept by the bus as well (D3).
+        lease = min((config.config.lease for config, _ in self._agents.values()), default=None)
+        bus, store = chosen.bus.twin(lease=lease), chosen.store.twin()
         return Worker(bus, store, chosen.settings, handover, clock=self.clock, connect_timeout=connect_timeout)
 
     def _load_plugins(self) -> None:
