@@ -103,6 +103,8 @@ class Registration:
 
     def _warn(self, config: AgentConfig, group: Group, start: Start, was_deleted: bool, info: TopicInfo) -> None:
         extra = {"agent": config.name, "topic": config.topic}
+        if any(known.group == group for known in info.groups):
+            return  # it goes on where its group is, also when it was deleted without its group
         if was_deleted and config.config.start_from is None:
             _logger.warning(
                 "agent %s on %s was deleted before: it begins with new events only; give start_from= to say otherwise",
@@ -110,7 +112,7 @@ class Registration:
                 config.topic,
                 extra=extra,
             )
-        if start.kind == "beginning" and info.length.value and all(known.group != group for known in info.groups):
+        if start.kind == "beginning" and info.length.value:
             _logger.warning(
                 "agent %s is new on %s and begins with its %d retained events; give start_from='now' to skip them",
                 config.name,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -28,13 +28,17 @@ class Deletion:
     """What went with a deleted agent or topic; true if there was anything."""
 
     agents: int = 0
+    groups: int = 0
     inbox: int = 0
     outbox: int = 0
     dead_letters: int = 0
     events: int = 0
 
     def __bool__(self) -> bool:
-        return self.agents > 0 or self.events > 0
+        return any(astuple(self))
+
+    def __add__(self, other: Deletion) -> Deletion:
+        return Deletion(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +88,20 @@ class Commands(Base):
             delete_dlq: Also its dead letters.
 
         Returns:
-            What went; false for an unknown agent.
+            What went; false if nothing did.
         """
         pair = await self.connections.get()
-        row = self._row(await self.agent_rows(topic), agent_name)
-        gone = await pair.store.retire(topic, agent_name, group=delete_group, dead_letters=delete_dlq)
-        if not gone.existed and not delete_group:
+        row = self._row(await self.agent_rows(topic, deleted=True), agent_name)
+        if row is None or (row.deleted and not (delete_group or delete_dlq)):
             return Deletion()
+        groups = 0
+        if delete_group:
+            groups = sum(group.group == row.group for group in (await pair.bus.info(topic)).groups)
+        gone = await pair.store.retire(topic, agent_name, group=delete_group, dead_letters=delete_dlq)
         await bump(pair.store, Put(pause_key(topic, agent_name), None))
-        if delete_group and row is not None:
+        if groups:
             await pair.bus.delete(row.group)
-        return Deletion(int(gone.existed), gone.inbox, gone.outbox, gone.dead_letters)
+        return Deletion(int(gone.existed), groups, gone.inbox, gone.outbox, gone.dead_letters)
 
     @staticmethod
     def _row(rows: list[AgentRow], agent: str) -> AgentRow | None:
@@ -103,16 +110,11 @@ class Commands(Base):
     async def delete_topic(self, topic: str) -> Deletion:
         """Delete a topic with its events, agents, groups and dead letters."""
         pair = await self.connections.get()
-        rows = await self.agent_rows(check_topic(topic))
-        parts = [await self.delete_agent(topic, row.agent, delete_group=True, delete_dlq=True) for row in rows]
-        events = await pair.bus.delete(topic)
-        return Deletion(
-            agents=sum(part.agents for part in parts),
-            inbox=sum(part.inbox for part in parts),
-            outbox=sum(part.outbox for part in parts),
-            dead_letters=sum(part.dead_letters for part in parts),
-            events=events,
-        )
+        gone = Deletion()
+        # Agents that were deleted before may have left groups and dead letters.
+        for row in await self.agent_rows(check_topic(topic), deleted=True):
+            gone += await self.delete_agent(topic, row.agent, delete_group=True, delete_dlq=True)
+        return gone + Deletion(events=await pair.bus.delete(topic))
 
     async def dead_letters(
         self,
@@ -194,7 +196,7 @@ class Commands(Base):
         agent: str | None,
         reason: str | None,
         tenant: str | None,
-    ) -> Any:
+    ) -> AsyncIterator[Record]:
         if ids is None and (topic, agent, reason, tenant) == (None, None, None, None):
             raise InvalidEvent("name what is meant: ids, or topic=, agent=, reason= or tenant=")
         if ids is not None:
@@ -242,6 +244,8 @@ class Commands(Base):
         row = self._row(await self.agent_rows(check_topic(topic)), agent)
         if row is None:
             raise TaskNotFound(f"agent {agent} is not registered on {topic}")
+        if rate is not None and not rate > 0:
+            raise InvalidEvent(f"rate={rate} must be more than 0 events a second")
         job = job or secrets.token_hex(6)
         kept = (await pair.store.get("replays", [job]))[0]
         done: dict[str, Any] = {"position": "", "replayed": 0, "busy": 0}
@@ -258,7 +262,7 @@ class Commands(Base):
                 done["position"] = position
                 if (done["replayed"] + done["busy"]) % 100 == 0:
                     await pair.store.put("replays", [Put(job, jsontext.dump(done), ttl=self.settings.retention)])
-                if rate:
+                if rate is not None:
                     await asyncio.sleep(1 / rate)
         finally:
             await pair.store.put("replays", [Put(job, jsontext.dump(done), ttl=self.settings.retention)])
