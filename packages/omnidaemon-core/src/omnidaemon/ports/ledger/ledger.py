@@ -220,8 +220,8 @@ class Ledger(LedgerAdmin):
             self._close(row, outcome)
         for deferred in outcome.outbox:
             # Who settles sends at once what is due now; what is due later is anybody's.
-            now = deferred.delay <= 0 and deferred.deliver_at is None
-            self.put_deferred(deferred, group, outcome.event_id, OUTBOX_LEASE if now else 0.0)
+            at_once = deferred.delay <= 0 and deferred.deliver_at is None
+            self.put_deferred(deferred, group, outcome.event_id, OUTBOX_LEASE if at_once else 0.0)
         if outcome.counts:
             self.tables.add_counts(group.topic, group.agent, int(now // 60), outcome.counts)
         return True

@@ -290,7 +290,8 @@ class OutcomeRules(StoreBase):
         Trouble-shooting: minutes are those of the store's clock, and the end of a range is exclusive.
         """
         store, group = await self.open_with()
-        await self.settled(store, group, await self.granted(store, group), counts=[("done", 1)])
+        follow_up = Deferred(Outgoing("next.topic", "f1", b"{}"))
+        await self.settled(store, group, await self.granted(store, group), counts=[("done", 1)], outbox=[follow_up])
         now = await store.now()
         inside = await store.metrics(group.topic, group.agent, since=now - 600, until=now + 600)
         assert [row.counts for row in inside] == [{"done": 1}]
