@@ -7,10 +7,9 @@ import os
 import signal
 import sys
 import threading
-from types import FrameType
 
 from omnidaemon import OmniDaemonError, OmniDaemonSDK
-from omnidaemon.runtime.process import spare_the_collector
+from omnidaemon.runtime.process import StopSignals, spare_the_collector
 from omnidaemon_cli.loading import AppImportError, load_sdk
 from omnidaemon_cli.logs import announce, announce_event, configure
 from omnidaemon_cli.options import RunOptions
@@ -28,13 +27,13 @@ def run(options: RunOptions, folder: str) -> int:
         options: What to run and how.
         folder: Where modules are looked for first.
     """
-    stop = _Stop()
     configure(options.log_level, options.log_format)
     try:
         sdk = load_sdk(options.target, folder)
         if options.channel is not None:
             _watch_parent(options.channel)
-        asyncio.run(_serve(sdk, options, stop))
+        with StopSignals(sdk.stop_intake) as stop:
+            asyncio.run(_serve(sdk, options, stop))
     except AppImportError as error:
         announce(options.log_format, f"{error.traceback}error: {error}", level="error", error="AppImportError")
         return 1
@@ -44,51 +43,19 @@ def run(options: RunOptions, folder: str) -> int:
     return 0
 
 
-class _Stop:
-    """The signals: the first one asks, the second one ends the process, even while an agent blocks the loop."""
-
-    def __init__(self) -> None:
-        self._asked = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._event = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if self._asked.is_set():
-            os._exit(128 + number)
-        self._asked.set()
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._event.set)
-
-    async def wait(self) -> None:
-        """Wait for the first signal."""
-        self._loop = asyncio.get_running_loop()
-        if not self._asked.is_set():
-            await self._event.wait()
-
-
-async def _serve(sdk: OmniDaemonSDK, options: RunOptions, stop: _Stop) -> None:
-    asked = asyncio.ensure_future(stop.wait())
+async def _serve(sdk: OmniDaemonSDK, options: RunOptions, stop: StopSignals) -> None:
     try:
         if not options.quiet:
             _say_what_was_chosen(sdk, options)
-        started = asyncio.ensure_future(_start(sdk, options))
-        await asyncio.wait({started, asked}, return_when=asyncio.FIRST_COMPLETED)
-        if not started.done():
-            # Told to stop while a backend is not reachable yet: there is nothing to drain.
-            started.cancel()
-            await asyncio.wait({started})
+        if await stop.come_first(_start(sdk, options)):
             return
-        await started
         spare_the_collector()
         announce_event(options.log_format, "worker ready", event="ready")
         if options.channel is not None:
             os.write(options.channel, b"r")
-        await asked
+        await stop.wait()
         announce_event(options.log_format, "worker drains", event="draining")
     finally:
-        asked.cancel()
         await sdk.shutdown()
         _limit_exit(int(sys.exc_info()[0] is not None))
     announce_event(options.log_format, "worker stopped", event="stopped")

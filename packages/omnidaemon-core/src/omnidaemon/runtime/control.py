@@ -95,7 +95,9 @@ class Control:
             if gone and not sub.gone:
                 _logger.warning("agent %s on %s was deleted; this worker stops serving it", group.agent, group.topic)
             sub.gone = gone
-            if was != sub.paused:
+            # An agent that begins counts as paused until its flags are read: that it is not is no news.
+            news, sub.flags_read = (was != sub.paused if sub.flags_read else sub.paused), True
+            if news:
                 _logger.info("agent %s on %s is %s", group.agent, group.topic, "paused" if sub.paused else "resumed")
             if sub.paused or sub.gone:
                 self._give_back_unstarted(sub)

@@ -41,7 +41,7 @@ class Subscription:
     Attributes:
         busy: Runs handed to the agents' loop and not finished, waiting ones included.
         from_inbox: Those of them that came from the inbox.
-        paused: The flag as last read.
+        paused: The flag as last read; ``flags_read`` tells whether it was.
         gone: The agent was deleted; nothing is read for it any more.
         backlog: Whether the last read brought as much as was asked for.
         rate: Runs finished per second, smoothed; ``finished`` counts since it was last taken.
@@ -55,6 +55,7 @@ class Subscription:
     busy: int = 0
     from_inbox: int = 0
     paused: bool = False
+    flags_read: bool = False
     gone: bool = False
     backlog: bool = False
     rate: float = 0.0

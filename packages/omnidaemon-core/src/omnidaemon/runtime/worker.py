@@ -120,12 +120,16 @@ class Worker:
         await self.registration.add([(config, runner)])
         await self.control.look(anew=True)
 
+    def stop_intake(self) -> None:
+        """Read and claim nothing more."""
+        self.state.stopping = True
+        for event in (self.state.wake_intake, self.state.wake_due):
+            event.set()
+
     async def stop(self, grace: float) -> None:
         """Drain: stop intake, finish within ``grace`` seconds, settle, hand the rest back (L1, M12)."""
         state = self.state
-        state.stopping = True
-        for event in (state.wake_intake, state.wake_due):
-            event.set()
+        self.stop_intake()
         deadline = self._clock.monotonic() + grace
         # Calls in flight may hold grants: wait for them before counting what is left (M12).
         await self._ended(self._intake_tasks, grace)

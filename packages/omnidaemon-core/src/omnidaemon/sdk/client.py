@@ -6,8 +6,6 @@ import asyncio
 import importlib.metadata
 import inspect
 import logging
-import os
-import signal
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
@@ -19,7 +17,7 @@ from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.runner import Runner
 from omnidaemon.ports.store import Store
 from omnidaemon.runtime.handover import Handover, ThreadHandover
-from omnidaemon.runtime.process import spare_the_collector
+from omnidaemon.runtime.process import StopSignals, spare_the_collector
 from omnidaemon.runtime.worker import Worker
 from omnidaemon.sdk.commands import Commands
 from omnidaemon.sdk.publishing import Publishing
@@ -225,29 +223,24 @@ class OmniDaemonSDK(Publishing, Commands, Views):
         """Whether this SDK's worker runs."""
         return self._worker is not None
 
+    def stop_intake(self) -> None:
+        """Read nothing more from now on; the first half of :meth:`stop`, for signal handlers and other threads."""
+        worker, handover = self._worker, self._handover
+        if worker is not None and handover is not None:
+            handover.io_loop.call_soon_threadsafe(worker.stop_intake)
+
     def run(self) -> None:
         """Run the worker in this process until SIGTERM or SIGINT; a second signal exits at once (L1)."""
-        asyncio.run(self.run_async())
+        with StopSignals(self.stop_intake) as stop:
+            asyncio.run(self._serve(stop))
 
-    async def run_async(self) -> None:
-        """The coroutine of :meth:`run`; installs signal handlers in the running loop."""
-        loop, asked = asyncio.get_running_loop(), asyncio.Event()
-
-        def on_signal(number: int) -> None:
-            if asked.is_set():
-                os._exit(128 + number)
-            asked.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal, number)
+    async def _serve(self, stop: StopSignals) -> None:
         try:
-            await self.start()
-            spare_the_collector()
-            await asked.wait()
+            if not await stop.come_first(self.start()):
+                spare_the_collector()
+                await stop.wait()
         finally:
             await self.shutdown()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
 
 
 def _declared(topic: str) -> str:

@@ -68,9 +68,7 @@ class LedgerAdmin:
             gone.dead_letters = self.remove(Query(topic=topic, agent=agent, dead=True))
         if group:
             old = row.group
-            for run in tables.live_runs(old):
-                gone.inbox += 1
-                tables.drop_run(run)
+            gone.inbox = tables.drop_live(old)
             unsent = tables.unsent(old, None)
             gone.outbox = len(unsent)
             tables.drop_outbox(unsent)
@@ -87,6 +85,10 @@ class LedgerAdmin:
             return "gone"
         row = self.tables.run(group.topic, group.agent, decision.event_id)
         if row is not None and row.expires is not None and row.expires <= self.now:
+            row = None
+        if row is not None and row.group != group and decision.verb == "cancel":
+            # What an ended epoch left is no reason not to cancel what this one has yet to meet (C2, M8).
+            self.tables.drop_run(row)
             row = None
         if row is not None and row.op == decision.op:
             return "done"
@@ -212,14 +214,7 @@ class LedgerAdmin:
 
     def count(self, group: Group) -> dict[str, int]:
         """See :meth:`omnidaemon.ports.store.Store.count`."""
-        live = self.tables.live_runs(group)
-        dead = self.tables.query(Query(topic=group.topic, agent=group.agent, dead=True), self.now, None, 1_000_000)
-        return {
-            "inbox": sum(1 for row in live if row.inbox and row.state is not TaskState.INPUT_REQUIRED),
-            "working": sum(1 for row in live if row.token is not None),
-            "waiting": sum(1 for row in live if row.state is TaskState.INPUT_REQUIRED),
-            "dead_letters": len(dead),
-        }
+        return self.tables.tally(group)
 
     def forget(self, group: Group, before: float) -> int:
         """See :meth:`omnidaemon.ports.store.Store.forget`."""

@@ -174,8 +174,15 @@ class Tables(Protocol):
         """Return the first run of a lane; or its last; or the one just before a place."""
         ...
 
-    def live_runs(self, group: Group) -> list[RunRow]:
-        """Return the group's runs that are not final."""
+    def drop_live(self, group: Group) -> int:
+        """Remove the group's runs that are not final, with notes and progress; return how many."""
+        ...
+
+    def tally(self, group: Group) -> dict[str, int]:
+        """Return what :meth:`omnidaemon.ports.store.Store.count` does, without loading the rows.
+
+        ``inbox`` leaves out what waits for an answer; dead letters are those of every epoch.
+        """
         ...
 
     def mark(self, group: Group, event_id: str) -> bool:
@@ -195,11 +202,15 @@ class Tables(Protocol):
         ...
 
     def lease_outbox(self, now: float, until: float, limit: int) -> list[OutboxRow]:
-        """Lease rows that are due and not leased, earliest first."""
+        """Lease rows that are due, not leased and not held, by due time and then as they were inserted.
+
+        Held is a row behind one of the same topic and key that is leased already, so that of one key
+        nothing is published before what failed (S12).
+        """
         ...
 
     def next_outbox(self) -> float | None:
-        """Return when the next row is due or its lease ends."""
+        """Return when the next row that is not held is due or its lease ends."""
         ...
 
     def drop_outbox(self, ids: Sequence[str]) -> None:
