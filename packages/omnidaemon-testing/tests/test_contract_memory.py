@@ -10,7 +10,7 @@ import pytest
 from omnidaemon import Context, NonRetryable, RetryAfter
 from omnidaemon.runtime.callback import CallbackRunner
 from omnidaemon_memory import MemoryBroker, MemoryEventBus, MemoryStore, MemoryTables
-from omnidaemon_testing import EventBusContract, RunnerContract, StoreContract
+from omnidaemon_testing import EventBusContract, RunnerContract, StoreContract, WorkerContract
 from omnidaemon_testing._virtual import LoopClock, VirtualLoop
 
 
@@ -39,6 +39,13 @@ class TestMemoryStore(StoreContract):
         return lambda namespace=unique_prefix: MemoryStore(
             tables.setdefault(namespace, MemoryTables()), clock=self.clock
         )
+
+
+class TestMemoryWorker(WorkerContract):
+    loop_factory = VirtualLoop
+    clock = LoopClock()
+    make_bus = TestMemoryEventBus.make_bus
+    make_store = TestMemoryStore.make_store
 
 
 async def echo(message):
@@ -98,7 +105,11 @@ class TestThreadedCallbackRunner(RunnerContract):
             if behaviour == "block":
                 return CallbackRunner(lambda _: None)
             if behaviour == "stream":
-                raise NotImplementedError("a plain function returns its items, it cannot await")
+
+                def items(_):
+                    yield from range(5)
+
+                return CallbackRunner(items)
             agent = AGENTS[behaviour]
             if behaviour in ("usage", "ask"):
 

@@ -13,15 +13,26 @@ if TYPE_CHECKING:
     from omnidaemon_testing.contracts.event_bus import EventBusContract
     from omnidaemon_testing.contracts.runner import RunnerContract
     from omnidaemon_testing.contracts.store import StoreContract
+    from omnidaemon_testing.contracts.worker import WorkerContract
+    from omnidaemon_testing.runtime import TestRuntime
     from omnidaemon_testing.timing import ContractTiming
 
-__all__ = ["ContractTiming", "EventBusContract", "RunnerContract", "StoreContract"]
+__all__ = [
+    "ContractTiming",
+    "EventBusContract",
+    "RunnerContract",
+    "StoreContract",
+    "TestRuntime",
+    "WorkerContract",
+]
 
 _HOME = {
     "ContractTiming": "omnidaemon_testing.timing",
     "EventBusContract": "omnidaemon_testing.contracts.event_bus",
     "RunnerContract": "omnidaemon_testing.contracts.runner",
     "StoreContract": "omnidaemon_testing.contracts.store",
+    "TestRuntime": "omnidaemon_testing.runtime",
+    "WorkerContract": "omnidaemon_testing.contracts.worker",
 }
 
 

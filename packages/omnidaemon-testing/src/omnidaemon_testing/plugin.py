@@ -10,6 +10,7 @@ import inspect
 import subprocess
 import uuid
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,14 @@ def _suite_needs(item: pytest.Item) -> tuple[str, ...]:
 def unique_prefix() -> str:
     """A namespace that nothing else uses: tests on a shared server do not meet."""
     return f"t{uuid.uuid4().hex[:15]}"
+
+
+@pytest.fixture
+def runtime() -> Any:
+    """``TestRuntime`` without an import: a test enters it with its own SDK."""
+    from omnidaemon_testing.runtime import TestRuntime
+
+    return TestRuntime
 
 
 def run_command(command: str) -> None:

@@ -9,12 +9,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from omnidaemon.model.envelope import EventEnvelope
+from omnidaemon.runtime.signals import AskSignal
 
-__all__ = ["Question", "RecordingContext"]
-
-
-class Question(BaseException):
-    """What :meth:`RecordingContext.ask` unwinds the run with; like the real one no ``Exception``."""
+__all__ = ["RecordingContext"]
 
 
 class RecordingContext:
@@ -24,7 +21,7 @@ class RecordingContext:
         entries: What ``progress`` (as message, percent, data) and ``emit`` (as chunk) were given.
         used: Sums of ``usage``.
         published: Topic and content of the planned follow-ups.
-        answers: What ``ask`` returns, by key; an unknown key raises :class:`Question`.
+        answers: What ``ask`` returns, by key; an unknown key unwinds the run.
     """
 
     def __init__(self, event: EventEnvelope, agent: str = "agent", answers: dict[str, Any] | None = None) -> None:
@@ -68,7 +65,7 @@ class RecordingContext:
         """Return the answer there is, or unwind."""
         if key in self.answers:
             return self.answers[key]
-        raise Question(key, question, schema, timeout)
+        raise AskSignal(key, question, schema, timeout)
 
     def usage(self, **amounts: float) -> None:
         """Add up."""

@@ -16,10 +16,11 @@ from omnidaemon.model.envelope import EventEnvelope, PayloadBase
 from omnidaemon.model.errors import NonRetryable, OmniDaemonError, RetryAfter
 from omnidaemon.ports.event_bus import PORT_VERSION
 from omnidaemon.ports.runner import Done, Runner
+from omnidaemon.runtime.signals import AskSignal
 from omnidaemon_testing.content import CORNERS
 from omnidaemon_testing.contracts.base import ContractBase
 from omnidaemon_testing.contracts.leftovers import Leftovers
-from omnidaemon_testing.recording import Question, RecordingContext
+from omnidaemon_testing.recording import RecordingContext
 
 __all__ = ["RunnerContract"]
 
@@ -152,7 +153,7 @@ class RunnerContract(ContractBase):
         Trouble-shooting: it is a ``BaseException``; look for ``except:`` and for the framework's own net.
         """
         runner = await self.open("ask")
-        async with self.refusal(Question):
+        async with self.refusal(AskSignal):
             await self.run(runner, self.context())
         assert await self.run(runner, self.context(ship="yes")) == "yes"
 
