@@ -133,7 +133,7 @@ def test_control_of_what_is_not_there(sdk, run):
 
 
 def test_deleting_an_agent_stops_running_workers_and_keeps_its_group(
-    sdk, make_sdk, serve, run, register, seen, eventually, caplog
+    sdk, serve, run, register, seen, eventually, caplog
 ):
     sdk.add_agent(register())
     sdk.add_agent(register("other"))

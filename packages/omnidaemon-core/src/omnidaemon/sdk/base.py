@@ -9,19 +9,23 @@ from typing import Any
 from omnidaemon import bootstrap, plugins
 from omnidaemon.model import jsontext
 from omnidaemon.model.envelope import EventEnvelope, decode
-from omnidaemon.model.errors import AmbiguousTask, DecodeError, TaskError, TaskNotFound
+from omnidaemon.model.errors import AmbiguousTask, DecodeError, InvalidEvent, TaskError, TaskNotFound
 from omnidaemon.model.names import split_task_id, task_id
 from omnidaemon.model.run import Group, Record, TaskState
 from omnidaemon.ports.clock import Clock, SystemClock
 from omnidaemon.ports.event_bus import EventBus
-from omnidaemon.ports.store import AgentRow, Decision, Query, Store
-from omnidaemon.runtime.control import bump
+from omnidaemon.ports.store import AgentRow, Decision, Page, Query, Store
+from omnidaemon.runtime.control import WORKERS, bump, pause_key
 from omnidaemon.runtime.outcome import read_data
 from omnidaemon.runtime.parameters import message_of
+from omnidaemon.sdk.arguments import checked_limit
 from omnidaemon.sdk.connections import Connections
 from omnidaemon.settings import Settings
 
-__all__ = ["Base", "record_dict"]
+__all__ = ["CONFIG", "Base", "agent_dict", "record_dict"]
+
+# The namespace of the values that users keep.
+CONFIG = "config"
 
 
 class Base:
@@ -62,6 +66,45 @@ class Base:
         """Return registered agents, of one topic or all."""
         rows = await (await self.connections.get()).store.agents()
         return [row for row in rows if (deleted or not row.deleted) and topic in (None, row.topic)]
+
+    async def agent_row(self, topic: str, agent: str, *, deleted: bool = False) -> AgentRow | None:
+        """Return one registered agent."""
+        return next((row for row in await self.agent_rows(topic, deleted=deleted) if row.agent == agent), None)
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """Return what the live workers say of themselves."""
+        store, cursor = (await self.connections.get()).store, None
+        found: list[dict[str, Any]] = []
+        while True:
+            page = await store.scan(WORKERS, cursor)
+            found.extend(jsontext.load(item.value) for item in page.items)
+            cursor = page.cursor
+            if cursor is None:
+                return found
+
+    async def served(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return for each agent that a live worker serves when it was last seen and last polled."""
+        seen: dict[tuple[str, str], dict[str, Any]] = {}
+        for worker in await self.workers():
+            for agent in worker["agents"]:
+                known = seen.setdefault((agent["topic"], agent["agent"]), {"at": 0.0, "last_read": 0.0})
+                known["at"] = max(known["at"], worker["at"])
+                known["last_read"] = max(known["last_read"], agent["last_read"])
+        return seen
+
+    async def record_page(self, query: Query, cursor: str | None, limit: int) -> Page[Record]:
+        """Return a page of records.
+
+        Raises:
+            InvalidEvent: ``limit`` or ``cursor`` is none.
+        """
+        store = (await self.connections.get()).store
+        try:
+            return await store.records(query, cursor, checked_limit(limit))
+        except (ValueError, TypeError) as error:
+            if cursor is None or isinstance(error, InvalidEvent):
+                raise
+            raise InvalidEvent(f"cursor={cursor!r:.80} is none that this store gave: begin without one") from None
 
     async def agents_on(self, topic: str) -> set[str]:
         """Return the names of the agents on a topic."""
@@ -155,6 +198,19 @@ def _event(record: Record) -> EventEnvelope | None:
         return decode(record.body) if record.body else None
     except DecodeError:
         return None
+
+
+def agent_dict(row: AgentRow, paused: set[str]) -> dict[str, Any]:
+    """Return a registered agent as users see it."""
+    known: dict[str, Any] = jsontext.load(row.data) if row.data else {}
+    return {
+        **known,
+        "name": row.agent,
+        "topic": row.topic,
+        "state": "paused" if pause_key(row.topic, row.agent) in paused else "active",
+        "epoch": row.epoch,
+        "registered_at": row.registered_at,
+    }
 
 
 def record_dict(record: Record) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -16,29 +16,13 @@ from omnidaemon.model.names import check_agent, check_topic
 from omnidaemon.model.run import Ask, GrantKind, Outcome, OutcomeKind, Record, Start, TaskState
 from omnidaemon.ports.store import AgentRow, Decision, Put, Query
 from omnidaemon.runtime.control import bump, pause_key
-from omnidaemon.sdk.base import Base, record_dict
+from omnidaemon.sdk.arguments import timestamp
+from omnidaemon.sdk.base import record_dict
+from omnidaemon.sdk.deletion import Deleting
 
-__all__ = ["Commands", "Deletion", "Replayed"]
+__all__ = ["Commands", "Replayed"]
 
 _PAGE = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Deletion:
-    """What went with a deleted agent or topic; true if there was anything."""
-
-    agents: int = 0
-    groups: int = 0
-    inbox: int = 0
-    outbox: int = 0
-    dead_letters: int = 0
-    events: int = 0
-
-    def __bool__(self) -> bool:
-        return any(astuple(self))
-
-    def __add__(self, other: Deletion) -> Deletion:
-        return Deletion(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +35,7 @@ class Replayed:
     position: str
 
 
-class Commands(Base):
+class Commands(Deleting):
     """The commanding part of :class:`OmniDaemonSDK`."""
 
     async def pause_agent(self, topic: str, agent_name: str) -> bool:
@@ -76,46 +60,6 @@ class Commands(Base):
         await bump(store, Put(pause_key(topic, check_agent(agent)), b"1" if paused else None))
         return True
 
-    async def delete_agent(
-        self, topic: str, agent_name: str, delete_group: bool = False, delete_dlq: bool = False
-    ) -> Deletion:
-        """Delete an agent, for running workers too (C3).
-
-        Args:
-            topic: Its topic.
-            agent_name: Its name.
-            delete_group: Also its group: position, waiting work and unsent follow-ups.
-            delete_dlq: Also its dead letters.
-
-        Returns:
-            What went; false if nothing did.
-        """
-        pair = await self.connections.get()
-        row = self._row(await self.agent_rows(topic, deleted=True), agent_name)
-        if row is None or (row.deleted and not (delete_group or delete_dlq)):
-            return Deletion()
-        groups = 0
-        if delete_group:
-            groups = sum(group.group == row.group for group in (await pair.bus.info(topic)).groups)
-        gone = await pair.store.retire(topic, agent_name, group=delete_group, dead_letters=delete_dlq)
-        await bump(pair.store, Put(pause_key(topic, agent_name), None))
-        if groups:
-            await pair.bus.delete(row.group)
-        return Deletion(int(gone.existed), groups, gone.inbox, gone.outbox, gone.dead_letters)
-
-    @staticmethod
-    def _row(rows: list[AgentRow], agent: str) -> AgentRow | None:
-        return next((row for row in rows if row.agent == agent), None)
-
-    async def delete_topic(self, topic: str) -> Deletion:
-        """Delete a topic with its events, agents, groups and dead letters."""
-        pair = await self.connections.get()
-        gone = Deletion()
-        # Agents that were deleted before may have left groups and dead letters.
-        for row in await self.agent_rows(check_topic(topic), deleted=True):
-            gone += await self.delete_agent(topic, row.agent, delete_group=True, delete_dlq=True)
-        return gone + Deletion(events=await pair.bus.delete(topic))
-
     async def dead_letters(
         self,
         topic: str | None = None,
@@ -127,9 +71,8 @@ class Commands(Base):
         cursor: str | None = None,
     ) -> list[dict[str, Any]]:
         """Return dead letters, newest first, each with its event, reason and every attempt (Q1)."""
-        page = await (await self.connections.get()).store.records(
-            Query(topic=topic, agent=agent, dead=True, tenant=tenant, since=_seconds(since)), cursor, _limit(limit)
-        )
+        query = Query(topic=topic, agent=agent, dead=True, tenant=tenant, since=timestamp(since))
+        page = await self.record_page(query, cursor, limit)
         return [record_dict(record) for record in page.items]
 
     async def inspect_dlq(self, topic: str, limit: int = 10) -> list[dict[str, Any]]:
@@ -241,7 +184,7 @@ class Commands(Base):
             job: The job of an earlier call, to go on behind its position.
         """
         pair = await self.connections.get()
-        row = self._row(await self.agent_rows(check_topic(topic)), agent)
+        row = await self.agent_row(check_topic(topic), agent)
         if row is None:
             raise TaskNotFound(f"agent {agent} is not registered on {topic}")
         if rate is not None and not rate > 0:
@@ -286,7 +229,7 @@ class Commands(Base):
             How many events were skipped.
         """
         pair = await self.connections.get()
-        row = self._row(await self.agent_rows(check_topic(topic)), agent)
+        row = await self.agent_row(check_topic(topic), agent)
         if row is None:
             raise TaskNotFound(f"agent {agent} is not registered on {topic}")
         info = next((group for group in (await pair.bus.info(topic)).groups if group.group == row.group), None)
@@ -306,13 +249,3 @@ class Commands(Base):
                 outcome.counts = [("received", 1), ("rejected", 1)]
                 skipped += (await pair.store.settle([outcome]))[0]
         return skipped
-
-
-def _seconds(value: datetime | float | None) -> float | None:
-    return value.timestamp() if isinstance(value, datetime) else value
-
-
-def _limit(limit: int) -> int:
-    if limit < 1:
-        raise InvalidEvent(f"limit={limit} must be at least 1")
-    return limit

@@ -63,6 +63,23 @@ class Connections:
             self._pairs[loop] = pair
             return pair
 
+    async def ping(self, part: EventBus | Store) -> None:
+        """Ask one of the chosen backends, over the running loop's connection if there is one, whether it answers.
+
+        Raises:
+            BackendError: It does not, or cannot be reached.
+        """
+        pair = self._pairs.get(asyncio.get_running_loop())
+        if pair is not None:
+            await (pair.bus if part is self._choose().bus else pair.store).ping()
+            return
+        timeout, probe = self._choose().settings.connect_timeout, part.twin()
+        try:
+            await connect(probe, self._timeout if timeout is None else timeout, self._clock)
+            await probe.ping()
+        finally:
+            await probe.close()
+
     async def close(self) -> None:
         """Close the pair of the running loop."""
         pair = self._pairs.pop(asyncio.get_running_loop(), None)
