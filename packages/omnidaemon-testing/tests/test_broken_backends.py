@@ -480,7 +480,7 @@ class PagesByOffset(Store):
         return Page(every[offset : offset + limit], str(offset + limit) if len(every) > offset + limit else None)
 
 
-@breaks("test_s2_an_expired_record_is_never_returned", "P4")
+@breaks("test_s2_an_expired_record_is_never_returned", "C3 P4")
 class ReturnsWhatHasExpired(Store):
     async def records(self, query, cursor=None, limit=100):
         page = await super().records(query, cursor, limit)
@@ -616,7 +616,7 @@ class AppendsForAnybody(Store):
         return True
 
 
-@breaks("test_m11_a_row_is_leased_to_one_relay", "P5")
+@breaks("test_m11_a_row_is_leased_to_one_relay", "P5 S12")
 class LeasesRowsToEveryRelay(Store):
     async def outbox(self, worker, limit, lease):  # noqa: ARG002
         return await super().outbox(worker, limit, 0)
@@ -628,6 +628,30 @@ class DropsRowsWhenHandedOut(Store):
         rows, following = await super().outbox(worker, limit, lease)
         await self.sent(rows)
         return rows, (await super().outbox(worker, 0, lease))[1] if rows else following
+
+
+@breaks("test_s12_a_failed_row_holds_only_its_key", "P5")
+class RelaysWithoutKeys(Store):
+    async def defer(self, rows):
+        return await super().defer([replace(row, event=replace(row.event, key=None)) for row in rows])
+
+
+@breaks("test_s12_a_failed_row_holds_only_its_key")
+class CallsDueWhatIsHeld(Store):
+    async def outbox(self, worker, limit, lease):
+        rows, following = await super().outbox(worker, limit, lease)
+        now, unsent = await self.now(), self.data._outbox._rows.values()
+        return rows, 0.0 if any(row.due <= now and row.leased_until <= now for row in unsent) else following
+
+
+@breaks("test_c3_results_outlive_their_epoch")
+class ForgetsResultsWithTheirEpoch(Store):
+    async def retire(self, topic, agent, *, group, dead_letters):
+        gone = await super().retire(topic, agent, group=group, dead_letters=dead_letters)
+        for row in self.rows():
+            if group and row.group.agent == agent:
+                self.data.drop_run(row)
+        return gone
 
 
 @breaks("test_d18_a_finished_run_tells_whether_follow_ups_wait", "S10")

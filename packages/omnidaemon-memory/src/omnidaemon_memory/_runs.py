@@ -125,6 +125,10 @@ class RunTable:
         """Return the group's runs that are not final."""
         return [self._rows[key] for key in self._live.get(group, {})]
 
+    def dead(self, topic: str, agent: str) -> int:
+        """Return how many dead letters an agent has; they never expire."""
+        return len(self._dead.get((topic, agent), {}))
+
     def newest(self, query: Query, after: tuple[float, str, str, str] | None) -> Iterator[RunRow]:
         """Iterate over rows that may match, by update descending, below ``after``."""
         keys = self._few(query)

@@ -11,7 +11,7 @@ from functools import partial
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, TypeVar
 
-from omnidaemon.model.run import Counts, Group
+from omnidaemon.model.run import Counts, Group, TaskState
 from omnidaemon.ports.ledger import KvRow, Ledger, OutboxRow, RunRow, Tables
 from omnidaemon.ports.store import AgentRow, MetricRow, Query
 from omnidaemon_memory._outbox import OutboxTable
@@ -139,9 +139,22 @@ class MemoryTables:
         row = self._runs.lane(group, lane, before, last=last)
         return None if row is None else copy_run(row)
 
-    def live_runs(self, group: Group) -> list[RunRow]:
+    def drop_live(self, group: Group) -> int:
         """See ``Tables``."""
-        return [copy_run(row) for row in self._runs.live(group)]
+        rows = self._runs.live(group)
+        for row in reversed(rows):  # the indexes are sorted lists, which lose their end for nothing
+            self.drop_run(row)
+        return len(rows)
+
+    def tally(self, group: Group) -> dict[str, int]:
+        """See ``Tables``."""
+        live = self._runs.live(group)
+        return {
+            "inbox": sum(1 for row in live if row.inbox and row.state is not TaskState.INPUT_REQUIRED),
+            "working": sum(1 for row in live if row.token is not None),
+            "waiting": sum(1 for row in live if row.state is TaskState.INPUT_REQUIRED),
+            "dead_letters": self._runs.dead(group.topic, group.agent),
+        }
 
     def query(self, query: Query, now: float, after: tuple[float, str] | None, limit: int) -> list[RunRow]:
         """See ``Tables``."""
@@ -183,17 +196,14 @@ class MemoryTables:
 
     def lease_outbox(self, now: float, until: float, limit: int) -> list[OutboxRow]:
         """See ``Tables``."""
-        leased: list[OutboxRow] = []
-        for name in self._outbox.free(now, limit):
-            row = self._outbox.get(name)
-            if row is not None:
-                leased.append(replace(row, leased_until=until))
-                self._set_outbox(name, replace(leased[-1]))
+        leased = [replace(row, leased_until=until) for row in self._outbox.free(now, limit)]
+        for row in leased:
+            self._set_outbox(row.event.id, replace(row))
         return leased
 
     def next_outbox(self) -> float | None:
         """See ``Tables``."""
-        return self._outbox.next_free()
+        return self._outbox.next_free(self._now)
 
     def drop_outbox(self, ids: Sequence[str]) -> None:
         """See ``Tables``."""

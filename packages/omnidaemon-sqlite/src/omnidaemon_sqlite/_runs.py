@@ -155,9 +155,16 @@ class RunTables:
         )
         return rows[0] if rows else None
 
-    def live_runs(self, group: Group) -> list[RunRow]:
+    def drop_live(self, group: Group) -> int:
         """See ``Tables``."""
-        return self._of(group, "live > 0")
+        live = "agent = ? AND epoch = ? AND live > 0"
+        values = (self.known(group.topic, group.agent), group.epoch)
+        for table in ("chunks", "streams"):
+            self._execute(
+                f"DELETE FROM {table} WHERE agent = ? AND event IN (SELECT event FROM runs WHERE {live})",  # noqa: S608 - ours
+                (values[0], *values),
+            )
+        return self._execute(f"DELETE FROM runs WHERE {live}", values).rowcount  # noqa: S608 - ours
 
     def _of(self, group: Group, where: str, *values: object) -> list[RunRow]:
         """Return the group's runs that satisfy a condition."""
@@ -211,7 +218,7 @@ class RunTables:
             yield (row[0], row[1], agent, topic), topic, agent, row[2:]
 
     def tally(self, group: Group) -> dict[str, int]:
-        """Return what ``Store.count`` does, counted by the database."""
+        """See ``Tables``."""
         agent = self.known(group.topic, group.agent)
         kinds: list[tuple[int, int]] = self._execute(
             "SELECT live, count(*) FROM runs WHERE agent = ? AND epoch = ? AND live > 0 GROUP BY live",

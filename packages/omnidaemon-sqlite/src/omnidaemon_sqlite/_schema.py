@@ -74,6 +74,7 @@ CREATE TABLE outbox (
   body BLOB NOT NULL, due REAL NOT NULL, leased_until REAL NOT NULL, free REAL NOT NULL,
   agent INTEGER, epoch INTEGER, event TEXT NOT NULL, UNIQUE (space, id)) STRICT;
 CREATE INDEX outbox_free ON outbox (space, free);
+CREATE INDEX outbox_order ON outbox (space, due, n, leased_until, topic, key);
 CREATE INDEX outbox_source ON outbox (agent, epoch, event) WHERE agent IS NOT NULL;
 CREATE TABLE counts (
   agent INTEGER NOT NULL, minute INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL,

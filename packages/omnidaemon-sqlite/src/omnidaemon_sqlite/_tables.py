@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from omnidaemon.model.run import Counts, Group, Outgoing
@@ -38,15 +40,19 @@ class SQLiteTables(RunTables):
 
     def lease_outbox(self, now: float, until: float, limit: int) -> list[OutboxRow]:
         """See ``Tables``."""
-        rows = self._execute(
-            "SELECT o.n, o.topic, o.id, o.body, o.key, o.due, a.topic, a.agent, o.epoch, o.event"
-            " FROM outbox o LEFT JOIN agents a ON a.id = o.agent"
-            " WHERE o.space = ? AND o.free <= ? ORDER BY o.free, o.n LIMIT ?",
-            (self._space, now, limit),
-        ).fetchall()
+        with closing(self._free_outbox(now)) as free:
+            numbers = list(islice(free, limit))
+        rows = [
+            self._execute(
+                "SELECT o.topic, o.id, o.body, o.key, o.due, a.topic, a.agent, o.epoch, o.event"
+                " FROM outbox o LEFT JOIN agents a ON a.id = o.agent WHERE o.n = ?",
+                (number,),
+            ).fetchone()
+            for number in numbers
+        ]
         self._session.connection.executemany(
             "UPDATE outbox SET leased_until = ?, free = max(due, ?) WHERE n = ?",
-            [(until, until, row[0]) for row in rows],
+            [(until, until, number) for number in numbers],
         )
         return [
             OutboxRow(
@@ -56,13 +62,32 @@ class SQLiteTables(RunTables):
                 None if epoch is None else Group(source_topic, source_agent, epoch),
                 source_event,
             )
-            for _, topic, event_id, body, key, due, source_topic, source_agent, epoch, source_event in rows
+            for topic, event_id, body, key, due, source_topic, source_agent, epoch, source_event in rows
         ]
 
     def next_outbox(self) -> float | None:
         """See ``Tables``."""
-        row = self._execute("SELECT free FROM outbox WHERE space = ? ORDER BY free LIMIT 1", (self._space,)).fetchone()
+        with closing(self._free_outbox(self._now)) as free:
+            if next(free, None) is not None:
+                return self._now
+        row = self._execute(
+            "SELECT free FROM outbox WHERE space = ? AND free > ? ORDER BY free LIMIT 1", (self._space, self._now)
+        ).fetchone()
         return None if row is None else float(row[0])
+
+    def _free_outbox(self, now: float) -> Generator[int]:
+        """Iterate over rows that are due, not leased, and behind no leased one of their key, in order."""
+        held: set[tuple[str, str]] = set()
+        for number, leased_until, topic, key in self._execute(
+            "SELECT n, leased_until, topic, key FROM outbox WHERE space = ?1 AND due <= ?2"
+            " AND (leased_until <= ?2 OR key IS NOT NULL) ORDER BY due, n",
+            (self._space, now),
+        ):
+            if leased_until > now:
+                if key is not None:
+                    held.add((topic, key))
+            elif (topic, key) not in held:
+                yield number
 
     def drop_outbox(self, ids: Sequence[str]) -> None:
         """See ``Tables``."""

@@ -231,7 +231,7 @@ class SQLiteStore:
 
     async def count(self, group: Group) -> dict[str, int]:
         """See the port."""
-        return await self._opened("count").read(lambda session: self.tables(session).tally(group))
+        return await self._read("count", lambda ledger: ledger.count(group))
 
     async def forget(self, group: Group, before: float) -> int:
         """See the port."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from omnidaemon.model.run import Deferred, GrantKind, Outgoing, TaskState
-from omnidaemon.ports.store import Query
+from omnidaemon.ports.store import Decision, Query
 from omnidaemon_testing.content import corner_bytes
 from omnidaemon_testing.contracts.store.base import RETRY, WAIT, StoreBase, event_ids, same_json
 
@@ -106,6 +106,57 @@ class AgentRules(StoreBase):
         assert (row.epoch, row.deleted, deleted) == (group.epoch, False, True)
         assert event_ids(await self.due(store, group)) == ["waiting"]
         assert (await store.count(group))["dead_letters"] == 1
+
+    async def test_c3_results_outlive_their_epoch(self) -> None:
+        """What had ended when the group was deleted can be read until its time is over, under its old epoch.
+
+        Trouble-shooting: the epoch's live runs go, with marks, inbox and follow-ups; its final records stay.
+        """
+        store, group = await self.open_with()
+        for name, ttl in (("done", 600.0), ("brief", 0.02)):
+            await self.settled(store, group, await self.granted(store, group, name), result=b'"old"', ttl=ttl)
+        await self.dead(store, group, "dead1")
+        await store.retire(group.topic, group.agent, group=True, dead_letters=False)
+        await self.sleep(0.05)
+        assert sorted(event_ids((await store.records(Query(agent=group.agent))).items)) == ["dead1", "done"]
+        await store.enroll(group.topic, group.agent, b"{}")
+        record = await self.must_have(store, group, "done")
+        assert (record.group, record.state, record.result) == (group, TaskState.COMPLETED, b'"old"')
+        letter = await self.must_have(store, group, "dead1")
+        assert (letter.group, letter.dead) == (group, "max_attempts")
+        assert await self.record(store, group, "brief") is None
+        assert await store.remove(Query(agent=group.agent, dead=True)) == 1
+        assert await self.record(store, group, "dead1") is None
+
+    async def test_m8_results_of_an_ended_epoch_are_in_nobody_s_way(self) -> None:
+        """Claim, adoption and cancel meet nothing of a result that an ended epoch left.
+
+        Trouble-shooting: compare the epoch of the record, not only its event's id; what begins anew begins
+        without data, steps and progress, and takes the record's place.
+        """
+        store, group = await self.open_with()
+        for name in ("claimed", "adopted", "canceled", "dead1"):
+            grant = await self.granted(store, group, name)
+            assert await store.note(self.hold(group, grant), "step", b"1")
+            assert await store.append(self.hold(group, grant), [b"half", b"whole"], 60)
+            dead = "max_attempts" if name == "dead1" else None
+            await self.settled(store, group, grant, result=b'"old"', data=b"old", dead=dead)
+        await store.retire(group.topic, group.agent, group=True, dead_letters=False)
+        row, _ = await store.enroll(group.topic, group.agent, b"{}")
+        new = row.group
+        assert await self.adopted(store, new, "adopted")
+        assert event_ids(await self.due(store, new)) == ["adopted"]
+        for name in ("claimed", "dead1"):
+            grant = await self.granted(store, new, name)
+            assert (grant.attempt, grant.generation, grant.data) == (1, 0, b"")
+            assert await store.notes(new, name) == {}
+            assert await store.follow(new.topic, new.agent, name, 0, 10) == []
+            record = await self.must_have(store, new, name)
+            assert (record.group, record.state, record.result, record.dead) == (new, TaskState.WORKING, None, None)
+        assert await store.decide(Decision("cancel", new, "canceled", "op1")) == "done"
+        await self.refused(store, new, GrantKind.CANCELED, "canceled")
+        assert (await self.must_have(store, new, "canceled")).group == new
+        assert (await store.count(new))["dead_letters"] == 0
 
     async def test_m8_registering_after_a_deletion_opens_the_next_epoch(self) -> None:
         """A new epoch knows nothing of the old one: its events run again, stale tokens are refused.

@@ -16,11 +16,18 @@ _NOT_DUE = 60.0
 class OutboxRules(StoreBase):
     """What the store will have published."""
 
-    def later(self, event_id: str, delay: float = 0.0, **fields: float) -> Deferred:
-        """Return an event to be published later."""
-        return Deferred(
-            Outgoing("next.topic", event_id, event_bytes(event_id, "next.topic", 1e22), "key"), delay, **fields
-        )
+    def later(
+        self,
+        event_id: str,
+        delay: float = 0.0,
+        *,
+        key: str | None = None,
+        topic: str = "next.topic",
+        deliver_at: float | None = None,
+    ) -> Deferred:
+        """Return an event to be published later, by default with a key of its own."""
+        key = f"key of {event_id}" if key is None else key
+        return Deferred(Outgoing(topic, event_id, event_bytes(event_id, topic, 1e22), key), delay, deliver_at)
 
     async def test_p5_a_delayed_event_is_relayed_when_it_is_due(self) -> None:
         """A delayed event is handed to a relay at its time on the store's clock: never early, soon after.
@@ -45,7 +52,7 @@ class OutboxRules(StoreBase):
         elapsed = self.time() - begun
         assert elapsed >= delay * 0.98, f"relayed {delay - elapsed:.3f} s early"
         sent = self.later("by delay").event
-        assert (got["by delay"].topic, got["by delay"].body, got["by delay"].key) == (sent.topic, sent.body, "key")
+        assert (got["by delay"].topic, got["by delay"].body, got["by delay"].key) == (sent.topic, sent.body, sent.key)
 
     async def test_p5_later_events_are_not_held_up(self) -> None:
         """A far event does not keep a near one, and due ones come earliest first.
@@ -53,10 +60,11 @@ class OutboxRules(StoreBase):
         Trouble-shooting: order by due time.
         """
         store = await self.open()
-        await store.defer([self.later("far", _NOT_DUE), self.later("second", 0.03), self.later("first", 0.01)])
+        rows = [self.later("far", _NOT_DUE, key="k"), self.later("second", 0.03, key="k"), self.later("first", 0.01)]
+        await store.defer([*rows, self.later("before", 0.02, key="k")])
         await self.sleep(0.06)
-        rows, next_in = await store.outbox("relay", 10, 60)
-        assert [row.id for row in rows] == ["first", "second"]
+        due, next_in = await store.outbox("relay", 10, 60)
+        assert [row.id for row in due] == ["first", "before", "second"]
         assert next_in is not None
         assert _NOT_DUE / 2 < next_in <= _NOT_DUE
 
@@ -126,6 +134,58 @@ class OutboxRules(StoreBase):
         assert (len(rows), next_in) == (2, 0)
         rest, _ = await store.outbox("relay", 10, 60)
         assert len({row.id for row in [*rows, *rest]}) == 5
+
+    async def test_s12_a_failed_row_holds_only_its_key(self) -> None:
+        """What is behind an unsent row of its topic and key waits for it; everything else goes on.
+
+        Earlier is what is due earlier, then what was accepted earlier. Rows that one relay gets in one
+        call are in order.
+
+        Trouble-shooting: a row is to be had when no earlier one of its key is leased; what waits behind
+        one is not due either, or relays would ask without a pause.
+        """
+        store = await self.open()
+        await store.defer([self.later("k1", key="k")])
+        lease, begun = self.timing.lease * 2, self.time()
+        failing, _ = await store.outbox("failing", 10, lease)
+        assert [event.id for event in failing] == ["k1"]
+        free = [self.later("other", key="k:"), self.later("none"), self.later("topic", key="k", topic="next")]
+        free[1].event.key = None
+        await store.defer([self.later("k2", key="k"), *free, self.later("k3", key="k")])
+        rows, next_in = await store.outbox("relay", 10, 60)
+        assert {event.id for event in rows} == {"other", "none", "topic"} or self.time() - begun > lease * 0.9
+        assert next_in is not None
+        assert next_in > 0 or self.time() - begun > lease * 0.9, "what waits behind a row is not due"
+        await store.sent(rows)
+
+        async def again() -> list[Outgoing]:
+            return (await store.outbox("relay", 2, 60))[0]
+
+        rows = await self.until(again, "the row that was not sent", within=lease + self.timing.slack)
+        assert [event.id for event in rows] == ["k1", "k2"]
+        assert (await store.outbox("relay", 10, 60))[0] == []
+        await store.sent(rows[:1])
+        assert (await store.outbox("relay", 10, 60))[0] == []
+        await store.sent(rows[1:])
+        rows, _ = await store.outbox("relay", 10, 60)
+        assert [event.id for event in rows] == ["k3"]
+        await store.sent(rows)
+        assert await store.outbox("relay", 10, 60) == ([], None)
+
+    async def test_s12_a_failed_row_does_not_hold_those_before_it(self) -> None:
+        """A row that is due earlier than an unsent one of its key is handed out, whenever it came.
+
+        Trouble-shooting: compare by due time, then by acceptance.
+        """
+        store, group = await self.open_with()
+        now = await store.now()
+        await store.defer([self.later("second", key="k", deliver_at=now - 10)])
+        rows, _ = await store.outbox("failing", 10, 60)
+        assert [row.id for row in rows] == ["second"]
+        await self.settled(store, group, await self.granted(store, group), outbox=[self.later("third", key="k")])
+        await store.defer([self.later("first", key="k", deliver_at=now - 20), self.later("far", _NOT_DUE, key="k")])
+        rows, _ = await store.outbox("relay", 10, 60)
+        assert [row.id for row in rows] == ["first"]
 
     async def test_d18_follow_ups_are_those_of_accepted_outcomes(self) -> None:
         """Follow-ups are kept with an accepted settle and dropped with a refused one.
