@@ -11,6 +11,7 @@ from omnidaemon import (
     AgentConfig,
     ConfigurationError,
     Context,
+    Deletion,
     InvalidEvent,
     InvalidName,
     NonRetryable,
@@ -20,7 +21,6 @@ from omnidaemon import (
     TaskFailed,
     TaskNotFound,
 )
-from omnidaemon.sdk.commands import Deletion
 
 ONCE = RetryPolicy(max_attempts=1)
 

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from omnidaemon.model.run import TaskState
     from omnidaemon.ports.context import Context, current_context
     from omnidaemon.sdk.client import OmniDaemonSDK
+    from omnidaemon.sdk.commands import Replayed
+    from omnidaemon.sdk.deletion import Deletion
     from omnidaemon.sdk.handles import EventHandle, TaskHandle, TaskOutcome
 
 __version__ = "0.2.0"
@@ -101,6 +103,8 @@ _HOMES = {
     **dict.fromkeys(("EventHandle", "TaskHandle", "TaskOutcome"), "omnidaemon.sdk.handles"),
     "TaskState": "omnidaemon.model.run",
     "OmniDaemonSDK": "omnidaemon.sdk.client",
+    "Deletion": "omnidaemon.sdk.deletion",
+    "Replayed": "omnidaemon.sdk.commands",
 }
 # Names of the first implementation that wait for a later round (api.md §9).
 _LATER = {
@@ -123,6 +127,7 @@ __all__ = [
     "ConfigurationError",
     "Context",
     "DecodeError",
+    "Deletion",
     "EventEnvelope",
     "EventHandle",
     "ForeignPackage",
@@ -137,6 +142,7 @@ __all__ = [
     "PayloadBase",
     "PayloadTooLarge",
     "PublishUncertain",
+    "Replayed",
     "ResultTimeout",
     "RetryAfter",
     "RetryPolicy",

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from omnidaemon.model.envelope import EventEnvelope
 
-__all__ = ["CancelFlag", "Context", "current_context", "running_context"]
+__all__ = ["RUNNING", "CancelFlag", "Context", "current_context", "running_context"]
 
 
 class CancelFlag(Protocol):
@@ -88,12 +88,13 @@ class Context(Protocol):
         ...
 
 
-_current: contextvars.ContextVar[Context] = contextvars.ContextVar("omnidaemon_context")
+# Set by the worker around each run.
+RUNNING: contextvars.ContextVar[Context] = contextvars.ContextVar("omnidaemon_context")
 
 
 def running_context() -> Context | None:
     """Return the context of the run this code is part of, None outside of one."""
-    return _current.get(None)
+    return RUNNING.get(None)
 
 
 def current_context() -> Context:
@@ -103,6 +104,6 @@ def current_context() -> Context:
         LookupError: Outside of a run.
     """
     try:
-        return _current.get()
+        return RUNNING.get()
     except LookupError:
         raise LookupError("current_context() was called outside of an agent's run") from None

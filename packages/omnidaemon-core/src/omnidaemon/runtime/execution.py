@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from omnidaemon.model.run import Outcome
-from omnidaemon.ports.context import _current
+from omnidaemon.ports.context import RUNNING
 from omnidaemon.runtime.context import RunContext, Surroundings
 from omnidaemon.runtime.history import text_of
 from omnidaemon.runtime.job import Job, Subscription
@@ -87,7 +87,7 @@ class Execution:
         context = RunContext(job, event, self._around)
         job.context = context
         outcome: Outcome | None = None
-        reset = _current.set(context)
+        reset = RUNNING.set(context)
         try:
             outcome = await self._attempt(job, context)
         except asyncio.CancelledError:
@@ -102,7 +102,7 @@ class Execution:
             outcome = self._outcomes.handback(job)
             raise
         finally:
-            _current.reset(reset)
+            RUNNING.reset(reset)
             job.outcome = outcome
             # Job and context know each other: parted here, they need no garbage collector.
             job.context = None
