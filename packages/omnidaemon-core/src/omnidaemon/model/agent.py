@@ -124,10 +124,12 @@ def _advice(name: str, value: Any) -> str:
     if name == "reclaim_idle_ms":
         return "reclaim_idle_ms is ignored: a lease is renewed while the agent runs, see SubscriptionConfig(lease=)"
     if name == "consumer_count":
-        return f"consumer_count={value!r} is deprecated: use max_concurrency (10 for each consumer)"
+        limit = 10 * value if isinstance(value, int) else "10 for each consumer"
+        return f"consumer_count={value!r} is deprecated: use max_concurrency={limit}"
     if name == "dlq_enabled":
         return f"dlq_enabled={value!r} is deprecated: use dead_letter={value!r}"
-    return f"{name}={value!r} is deprecated: use retry=RetryPolicy(max_attempts={name} + 1)"
+    attempts = value + 1 if isinstance(value, int) else f"{name} + 1"
+    return f"{name}={value!r} is deprecated: use retry=RetryPolicy(max_attempts={attempts})"
 
 
 class AgentConfig(_Declaration):
