@@ -1,7 +1,7 @@
 -- Take events over from the bus. ARGV for each: prefix, agent, epoch, id, token, lane, after, tenant, delay, body,
 -- position.
 local function adopt(g, id, token, lane, after, tenant, delay, body, position)
-  if not g.alive then return token and 0 or 1 end
+  if not g.current then return token and 0 or 1 end
   local row = load(g, id)
   if token and (not row or row.token ~= token) then return 0 end
   if not row then

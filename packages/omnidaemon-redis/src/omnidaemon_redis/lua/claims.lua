@@ -41,6 +41,8 @@ local function claim(g, worker, id, token, lease, lane, after, tenant, takeover,
     row.lost = row.lost + 1
     row.token = nil
   end
+  -- A late repetition of a call whose claim has come and gone: nobody listens any more.
+  if row.spent == token then return {BUSY} end
   if row.lost >= SUSPECT_AFTER then
     save(g, row)
     return {SUSPECT}

@@ -3,6 +3,11 @@
 local g, verb, id, op = group_of(ARGV[1], ARGV[2], ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 if not g.current then return 'gone' end
 local row = load(g, id) or final_run(g, id)
+if row and row.epoch ~= g.epoch and verb == 'cancel' then
+  -- What an ended epoch left is no reason not to cancel what this one has yet to meet.
+  drop(g, row)
+  row = nil
+end
 if row and row.op == op then return 'done' end
 
 -- Open the next generation, behind whatever waits in its lane.

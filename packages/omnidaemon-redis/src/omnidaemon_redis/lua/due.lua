@@ -38,8 +38,9 @@ local function expire(g, row)
   return false
 end
 
+-- The time keeps a late repetition of the call from giving a token that a run has had before.
 local function hand_out(place, g, row, lease)
-  grants[#grants + 1] = {place, start(g, row, worker, called .. '.' .. num(number), lease)}
+  grants[#grants + 1] = {place, start(g, row, worker, called .. '.' .. num(number) .. '.' .. fmt('%x', NOW), lease)}
   number = number + 1
   if not granted[g] then
     granted[g] = true
@@ -50,7 +51,7 @@ end
 -- What this very call has handed out already.
 local function repeated(place, g)
   if call('EXISTS', g.p .. 'e:' .. g.agent .. ':' .. called) == 0 then return false end
-  local prefix = called .. '.'
+  local prefix, before = called .. '.', #grants
   for _, zset in ipairs({'x:', 'X:'}) do
     for _, id in ipairs(call('ZRANGE', g.p .. zset .. g.agent, 0, -1)) do
       local row = load(g, id)
@@ -60,7 +61,7 @@ local function repeated(place, g)
       end
     end
   end
-  return true
+  return #grants > before
 end
 
 local again = false

@@ -32,11 +32,14 @@ local function place(g, row, seq)
   call('ZADD', lane_key(g, row.lane), fmt('%.17g', seq), row.id)
 end
 
--- Find the place: behind what lies before it on the bus, before what lies behind.
+-- Whether a run of a lane has its turn already: it runs, or `due` may hand it out.
+local function begun(row) return row.token ~= nil or row.inbox and not row.blocked end
+
+-- Find the place: behind what lies before it on the bus, before what lies behind and has not begun.
 local function settle_down(g, row)
   local other, following = member(g, row.lane, -1, -1), nil
   if row.where == '' and other then row.where = other.where end
-  while other and other.seq and behind(other.where, row.where) do
+  while other and behind(other.where, row.where) and not begun(other) do
     following, other = other, before(g, row.lane, other.seq)
   end
   place(g, row, between(other, following))

@@ -16,7 +16,7 @@ if ARGV[3] == '1' then
     runs = runs + 1
   end
   for _, serials in ipairs(call('HVALS', g.unsent)) do
-    for serial in string.gmatch(serials, '%d+') do rows = rows + drop_outbox(g.p, serial) end
+    for serial in string.gmatch(serials, '[^,]+') do rows = rows + drop_outbox(g.p, serial) end
   end
   -- Marks count no longer, and still lead to the records of their blocks for as long as those are kept.
   local m, longest = marks_of(g), 0
