@@ -15,6 +15,7 @@ from omnidaemon_testing._virtual import LoopClock, VirtualLoop
 from omnidaemon_testing.contracts.base import ContractBase
 from omnidaemon_testing.contracts.event_bus.base import BusBase
 from omnidaemon_testing.contracts.store.base import StoreBase
+from omnidaemon_testing.contracts.worker.base import WorkerBase
 
 __all__ = ["Verdict", "judge", "rule_of"]
 
@@ -46,6 +47,8 @@ def judge(
         instance.use_bus(make_bus)
     if isinstance(instance, StoreBase) and make_store is not None:
         instance.use_store(make_store)
+    if isinstance(instance, WorkerBase) and make_bus is not None and make_store is not None:
+        instance.use_both(make_bus, make_store)
     function = getattr(instance, test)
     try:
         (plain(instance, function) if inspect.iscoroutinefunction(function) else function)()

@@ -29,6 +29,8 @@ async def _bounded(instance: Any, test: Callable[..., Any], arguments: dict[str,
         async with scope:
             try:
                 await test(**arguments)
+            except instance.broken_by as error:
+                raise AssertionError(f"{type(error).__name__}: {error}") from error
             finally:
                 await instance.finish()
     except TimeoutError:

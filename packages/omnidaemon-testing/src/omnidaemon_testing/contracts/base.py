@@ -39,6 +39,7 @@ class ContractBase:
         timing: The times of this run.
         clock: The clock that elapsed times are measured on.
         loop_factory: Makes the event loop of each test; None for asyncio's own.
+        broken_by: Errors that say, like a failed assertion, that a rule was not kept.
         restart_server: Restarts the backend's server and returns when it is back; may be async. None
             where the tests that need it are not to be tried; ``--omnidaemon-restart-cmd`` sets it too.
     """
@@ -49,6 +50,7 @@ class ContractBase:
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     restart_server: Callable[[], Any] | None = None
 
+    broken_by: ClassVar[tuple[type[Exception], ...]] = ()
     prefix: str = "test"
     facts: dict[str, Any]
     _closing: contextlib.AsyncExitStack

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from omnidaemon import AgentConfig, Context, EventHandle, OmniDaemonSDK, RetryPolicy, SubscriptionConfig
+from omnidaemon import AgentConfig, Context, EventHandle, OmniDaemonSDK, RetryPolicy, SubscriptionConfig, TaskError
 from omnidaemon.model.run import Group, Outgoing, Receipt
 from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.store import Store
@@ -47,6 +47,8 @@ async def echo(message: dict[str, Any], ctx: Context) -> Any:  # noqa: ARG001 - 
 class WorkerBase(ContractBase):
     """Base of the worker rules; see :class:`WorkerContract` for what to override."""
 
+    # A task that ended otherwise than it should, or not at all.
+    broken_by = (TaskError,)
     topic = "orders.created"
     runs: list[Run]
     bus_gate: Gate
@@ -75,6 +77,10 @@ class WorkerBase(ContractBase):
     ) -> None:
         # A stopping worker waits for its read to end; that wait is no part of any rule.
         monkeypatch.setattr(intake, "READ_WAIT", self.timing.quiet)
+        self.use_both(make_bus, make_store)
+
+    def use_both(self, make_bus: Callable[..., EventBus], make_store: Callable[..., Store]) -> None:
+        """Take buses and stores from these factories."""
         self._make_bus, self._make_store = make_bus, make_store
         self.runs, self._sdks = [], []
         self.bus_gate, self.store_gate = Gate(), Gate()

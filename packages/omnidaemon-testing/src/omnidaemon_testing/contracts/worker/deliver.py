@@ -125,8 +125,10 @@ class DeliverRules(WorkerBase):
 
     async def keeps_its_lease(self, do: Any) -> None:
         """Run one event for ten leases beside an idle worker; it must be started once."""
-        sdk = await self.worker(do)
-        other = await self.worker(do)
+        # For three leases the bus holds it, then the inbox: both must be kept.
+        settings = {"adopt_after": self.timing.lease * 3}
+        sdk = await self.worker(do, settings=settings)
+        other = await self.worker(do, settings=settings)
         handle = await sdk.publish(self.topic, 10 * self.timing.lease)
         await handle.result(timeout=10 * self.timing.lease + self.timing.deadline)
         await self.sleep(self.timing.quiet)
