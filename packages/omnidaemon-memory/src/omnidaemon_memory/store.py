@@ -195,6 +195,8 @@ class MemoryStore:
     async def forget(self, group: Group, before: float) -> int:
         """See the port."""
         with self._ledger("forget") as ledger:
+            while ledger.sweep():
+                pass
             return ledger.forget(group, before)
 
     async def metrics(

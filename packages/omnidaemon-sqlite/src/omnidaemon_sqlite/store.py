@@ -235,6 +235,8 @@ class SQLiteStore:
 
     async def forget(self, group: Group, before: float) -> int:
         """See the port."""
+        while await self._write("forget", lambda ledger: ledger.sweep()):
+            pass
         dropped, step = 0, CHUNK
         while step == CHUNK:
             step = await self._write("forget", lambda ledger: ledger.forget(group, before))

@@ -202,7 +202,8 @@ class EventBus(Protocol):
     def history(self, topic: str, start: Start, end: Start) -> AsyncIterator[tuple[str, bytes]]:
         """Iterate over (position, body) of what the topic retains, without a group (H1).
 
-        ``start`` is inclusive; ``end`` of kind ``now`` is the last event there is when it begins.
+        Both ends are inclusive, as positions and as times; ``end`` of kind ``now`` is the last event
+        there is when it begins.
 
         Raises:
             UnsupportedCapability: Without ``history``, or by time without ``history_by_time``.
@@ -225,5 +226,8 @@ class EventBus(Protocol):
         ...
 
     async def delete(self, what: Group | str) -> int:
-        """Delete a group, or a topic with its groups and events; return how many events went."""
+        """Delete a group, or a topic with its groups and events; return how many events went.
+
+        That is 0 for a group, whose events stay for the others, and for what is not there.
+        """
         ...

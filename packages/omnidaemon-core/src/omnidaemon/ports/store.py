@@ -139,7 +139,12 @@ class Retired:
 
 @dataclass(slots=True)
 class Query:
-    """Which records; None means any. Times are on the store's clock, ``until`` is exclusive."""
+    """Which records; None means any.
+
+    Attributes:
+        since: Records whose ``updated`` is at or after that time on the store's clock.
+        until: Records whose ``updated`` is before it.
+    """
 
     topic: str | None = None
     agent: str | None = None
@@ -164,7 +169,7 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Versioned:
-    """A value and its version, from 1."""
+    """A value and its version, which counts from 1, and from 1 again after a deletion or an expiry."""
 
     key: str
     value: bytes
@@ -178,6 +183,9 @@ class Put:
     Attributes:
         ttl: Seconds after which it is gone, None for never.
         expect: Write only if this is the version now; 0 = only if there is none; None = in any case.
+            A version tells the writes of one lifetime apart: a key that was deleted or has expired
+            counts from 1 again. Who may come back so late puts something unique into the value, and
+            compares that too.
     """
 
     key: str
@@ -267,7 +275,11 @@ class Store(Protocol):
         ...
 
     async def retire(self, topic: str, agent: str, *, group: bool, dead_letters: bool) -> Retired:
-        """Leave a tombstone (C3). With ``group`` the epoch ends, and its inbox and outbox go with it."""
+        """Leave a tombstone (C3). With ``group`` the epoch ends, and its inbox and outbox go with it.
+
+        Its final records stay readable under the old epoch until they expire or are removed, and are
+        in nobody's way: what the next epoch does with an event begins without them (M8).
+        """
         ...
 
     async def claim(self, worker: str, asks: Sequence[Ask]) -> list[Grant]:
@@ -320,7 +332,11 @@ class Store(Protocol):
         ...
 
     async def outbox(self, worker: str, limit: int, lease: float) -> tuple[list[Outgoing], float | None]:
-        """Lease due rows to this relay; also seconds until the next is due, None when nothing waits."""
+        """Lease due rows to this relay; also seconds until the next is due, None when nothing waits.
+
+        A row is held, and not due, while an earlier one of the same topic and key is leased: by due
+        time, then by acceptance. Those of one key that one call returns are in that order (S12).
+        """
         ...
 
     async def sent(self, rows: Sequence[Outgoing]) -> None:
@@ -339,11 +355,18 @@ class Store(Protocol):
         ...
 
     async def count(self, group: Group) -> dict[str, int]:
-        """Return ``inbox``, ``working``, ``dead_letters`` and ``waiting`` of a group, exact."""
+        """Return ``inbox``, ``working``, ``dead_letters`` and ``waiting`` of a group, exact.
+
+        ``inbox`` leaves out what waits for an answer. Dead letters are the agent's, of every epoch.
+        """
         ...
 
     async def forget(self, group: Group, before: float) -> int:
-        """Drop done marks settled before that time whose own window has passed (M6)."""
+        """Drop done marks settled before that time whose own window has passed; return how many (M6).
+
+        A store whose server does not remove by itself what has expired does it here, and some of it
+        with each ``put`` of what expires.
+        """
         ...
 
     async def metrics(

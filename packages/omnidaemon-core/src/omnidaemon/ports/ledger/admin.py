@@ -14,6 +14,9 @@ from omnidaemon.ports.store import AgentRow, Decision, MetricRow, Page, Put, Que
 
 __all__ = ["LedgerAdmin"]
 
+# Rows that one step removes, so that a large table holds nobody up.
+_SWEPT = 1000
+
 
 class LedgerAdmin:
     """What reads the ledger from outside or changes it by command."""
@@ -218,8 +221,12 @@ class LedgerAdmin:
 
     def forget(self, group: Group, before: float) -> int:
         """See :meth:`omnidaemon.ports.store.Store.forget`."""
-        self.tables.sweep(self.now, 1000)
+        self.sweep()
         return self.tables.drop_marks(group, before, self.now)
+
+    def sweep(self) -> bool:
+        """Physically remove some of what has expired; return whether there may be more."""
+        return self.tables.sweep(self.now, _SWEPT) >= _SWEPT
 
     def metrics(
         self, topic: str | None, agent: str | None, since: float | None, until: float | None
@@ -241,6 +248,8 @@ class LedgerAdmin:
 
     def put(self, ns: str, items: Sequence[Put]) -> list[bool]:
         """See :meth:`omnidaemon.ports.store.Store.put`."""
+        if any(item.ttl is not None for item in items):
+            self.sweep()  # what expires makes room as it comes: a namespace may have no group to forget for
         answers = []
         for item in items:
             row = self._kv(ns, [item.key])[0]
