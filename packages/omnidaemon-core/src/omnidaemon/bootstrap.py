@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from omnidaemon import plugins
-from omnidaemon.model.errors import ConfigurationError, StoreTooNarrow
+from omnidaemon.model.errors import ConfigurationError, InvalidName, StoreTooNarrow
 from omnidaemon.model.names import check_namespace
 from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.store import Store
@@ -59,6 +59,9 @@ _SCHEMES = {
     "mongodb": "mongodb",
     "mongodb+srv": "mongodb",
 }
+_PORTS = {plugins.BUSES: ("event_bus=", "EVENT_BUS_TYPE"), plugins.STORES: ("store=", "STORAGE_BACKEND")}
+# What an error proposes, the first that is installed.
+_EXAMPLES = {plugins.BUSES: ("redis_stream", "sqlite", "memory"), plugins.STORES: ("redis", "postgresql", "sqlite")}
 _WIDTH = {"process": 0, "machine": 1, "network": 2}
 
 
@@ -104,23 +107,21 @@ def choose(
     """
     environ = environment() if environ is None else environ
     settings, warnings = settings_from(environ, given)
-    if "REDIS_KEY_PREFIX" in environ and "namespace" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"namespace": environ["REDIS_KEY_PREFIX"]})
-    check_namespace(settings.namespace)
-    bus_name, bus_why = _name(event_bus, "EVENT_BUS_TYPE", environ)
-    store_name, store_why = _name(store, "STORAGE_BACKEND", environ)
-    if bus_name is None and store_name is None:
-        bus_name = store_name = "sqlite"
-        bus_why = store_why = "default, as neither EVENT_BUS_TYPE nor STORAGE_BACKEND is set"
-    if bus_name is None and store_name is not None:
-        bus_name, bus_why = _partner(plugins.BUSES, store_name, store_why, "EVENT_BUS_TYPE")
-    if store_name is None and bus_name is not None:
-        # The port that is set is resolved first: its error is the one to mend.
-        if isinstance(event_bus, str) or event_bus is None:
-            plugins.load(
-                plugins.BUSES, bus_name.partition("://")[0] if "://" not in bus_name else _scheme(bus_name), bus_why
-            )
-        store_name, store_why = _partner(plugins.STORES, bus_name, bus_why, "STORAGE_BACKEND")
+    bus_asked = _asked(plugins.BUSES, event_bus, environ)
+    store_asked = _asked(plugins.STORES, store, environ)
+    if bus_asked is None and store_asked is None:
+        why = "default, as neither EVENT_BUS_TYPE nor STORAGE_BACKEND is set"
+        bus_asked, store_asked = _Asked(None, "sqlite", why), _Asked(None, "sqlite", why)
+    # The port that is set is resolved first: its error is the one to mend.
+    if bus_asked is None and store_asked is not None:
+        store_asked.load(plugins.STORES)
+        bus_asked = store_asked.partner(plugins.BUSES)
+    elif store_asked is None and bus_asked is not None:
+        bus_asked.load(plugins.BUSES)
+        store_asked = bus_asked.partner(plugins.STORES)
+    assert bus_asked is not None  # noqa: S101 - one of the branches above made it
+    assert store_asked is not None  # noqa: S101
+    settings = _named(settings, environ, (bus_asked, store_asked))
     base = {
         "namespace": settings.namespace,
         "connect_timeout": connect_timeout if settings.connect_timeout is None else settings.connect_timeout,
@@ -130,63 +131,122 @@ def choose(
         "lease": 15.0,
         "environ": environ,
     }
-    bus: EventBus = _build(plugins.BUSES, event_bus, bus_name, bus_why, base)
-    made: Store = _build(plugins.STORES, store, store_name, store_why, base)
+    bus: EventBus = bus_asked.build(plugins.BUSES, base)
+    made: Store = store_asked.build(plugins.STORES, base)
     _check_scope(bus, made, settings)
     if settings.max_event_bytes > bus.capabilities.max_event_bytes:
         raise ConfigurationError(
             f"max_event_bytes={settings.max_event_bytes} is more than the event bus {bus.capabilities.name!r} holds"
             f" ({bus.capabilities.max_event_bytes}); lower OMNIDAEMON_MAX_EVENT_BYTES"
         )
-    why = {"event_bus": f"{bus.capabilities.name} ({bus_why})", "store": f"{made.capabilities.name} ({store_why})"}
-    return Chosen(bus, made, settings, why, warnings)
+    reasons = {
+        "event_bus": f"{bus.capabilities.name} ({bus_asked.why})",
+        "store": f"{made.capabilities.name} ({store_asked.why})",
+    }
+    return Chosen(bus, made, settings, reasons, warnings)
 
 
-def _name(given: Any, variable: str, environ: Mapping[str, str]) -> tuple[str | None, str]:
-    argument = "event_bus=" if variable == "EVENT_BUS_TYPE" else "store="
-    if isinstance(given, str):
-        return given, f"{argument}{_redacted(given)}"
-    if given is not None:
-        return given.capabilities.name if hasattr(given, "capabilities") else "", f"{argument} an instance"
-    value = environ.get(variable, "").strip()
-    return (value, f"{variable}={value}") if value else (None, "")
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is asked for at one port: an instance, or a name or URL; and who asks for it."""
 
+    instance: Any
+    name: str
+    why: str
 
-def _partner(group: str, other: str, why: str, variable: str) -> tuple[str, str]:
-    scheme = _scheme(other)
-    name = _PARTNER.get(plugins.normalise(scheme))
-    if name is None or name not in plugins.installed(group):
-        word = "store" if group == plugins.STORES else "event bus"
+    @property
+    def scheme(self) -> str:
+        """The backend's name, also where a URL was given."""
+        return self.name.partition("://")[0]
+
+    def backend(self, group: str) -> str:
+        """Return the name under which the adapter is registered.
+
+        Raises:
+            ConfigurationError: The scheme of the URL is nobody's.
+        """
+        head = self.scheme.lower()
+        if "://" not in self.name:
+            return self.name
+        if head in _SCHEMES:
+            return _SCHEMES[head]
+        if plugins.normalise(head) in plugins.installed(group):
+            return head
         raise ConfigurationError(
-            f"{why} is set and {variable} is not, and no {word} of the same technology is installed;"
-            f" add a line such as: export {variable}={'redis' if group == plugins.STORES else 'redis_stream'}"
+            f"{self.why}: the URL scheme {head!r} belongs to no backend; known: {', '.join(sorted(_SCHEMES))}"
         )
-    return (other if "://" in other else name), f"same technology as {why}"
+
+    def load(self, group: str) -> Any:
+        """Return the adapter's class, or the instance."""
+        return plugins.load(group, self.backend(group), self.why) if self.instance is None else self.instance
+
+    def partner(self, group: str) -> _Asked:
+        """Return the same technology at the other port.
+
+        Raises:
+            ConfigurationError: It has none, or none that is installed.
+        """
+        mine = plugins.normalise(self.backend(plugins.BUSES if group == plugins.STORES else plugins.STORES))
+        name, there = _PARTNER.get(mine, mine), sorted(plugins.installed(group))
+        if name in there:
+            return _Asked(None, self.name if "://" in self.name else name, f"same technology as {self.why}")
+        word, variable = plugins.WORDS[group], _PORTS[group][1]
+        example = next((known for known in _EXAMPLES[group] if known in there), _EXAMPLES[group][0])
+        raise ConfigurationError(
+            f"{self.why} is set and {variable} is not, and no {word} of the same technology is installed (installed:"
+            f" {', '.join(there) or 'none'}); add a line such as: export {variable}={example}"
+        )
+
+    def build(self, group: str, base: dict[str, Any]) -> Any:
+        """Return the unopened adapter."""
+        adapter = self.load(group)
+        if self.instance is not None:
+            return adapter
+        url = self.name if "://" in self.name else _url(self.backend(group), base["environ"])
+        return adapter.from_settings({**base, "url": url})
 
 
-def _scheme(name: str) -> str:
-    head, colon, _ = name.partition("://")
-    if not colon:
-        return name
-    if head.lower() not in _SCHEMES:
-        raise ConfigurationError(f"the URL scheme {head!r} belongs to no backend; known: {', '.join(sorted(_SCHEMES))}")
-    return _SCHEMES[head.lower()]
+def _asked(group: str, given: Any, environ: Mapping[str, str]) -> _Asked | None:
+    argument, variable = _PORTS[group]
+    if isinstance(given, str):
+        return _Asked(None, given, f"{argument}{_redacted(given)}")
+    if given is not None:
+        plugins.check(group, given, f"{argument}{given!r:.80}")
+        return _Asked(given, given.capabilities.name, f"{argument} an instance")
+    value = environ.get(variable, "").strip()
+    return _Asked(None, value, f"{variable}={_redacted(value)}") if value else None
 
 
-def _build(group: str, given: Any, name: str | None, why: str, base: dict[str, Any]) -> Any:
-    if given is not None and not isinstance(given, str):
-        return plugins.check(group, given, repr(given))
-    if name is None:
-        raise ConfigurationError("set EVENT_BUS_TYPE and STORAGE_BACKEND")
-    scheme = _scheme(name)
-    url: str | None = name if "://" in name else None
-    if url is None:
-        for variable in _VARIABLES.get(plugins.normalise(scheme), ()):
-            url = base["environ"].get(variable) or url
-            if url:
-                break
-    adapter = plugins.load(group, scheme, why)
-    return adapter.from_settings({**base, "url": url})
+def _url(backend: str, environ: Mapping[str, str]) -> str | None:
+    """Return the URL, or path, that the environment gives for a backend.
+
+    Raises:
+        ConfigurationError: It is the URL of something else.
+    """
+    name = plugins.normalise(backend)
+    for variable in _VARIABLES.get(name, ()):
+        url = environ.get(variable, "").strip()
+        head, colon, _ = url.partition("://")
+        ours = sorted(scheme for scheme, owner in _SCHEMES.items() if owner == _PARTNER.get(name, name))
+        if colon and ours and head.lower() not in ours:
+            raise ConfigurationError(
+                f"{variable}={_redacted(url)} has the scheme {head!r}; {backend!r} takes {', '.join(ours)}"
+            )
+        if url:
+            return url
+    return None
+
+
+def _named(settings: Settings, environ: Mapping[str, str], asked: tuple[_Asked, _Asked]) -> Settings:
+    """Return the settings with a namespace that every backend can hold."""
+    variable, old = "OMNIDAEMON_NAMESPACE", environ.get("REDIS_KEY_PREFIX", "").strip()
+    if old and "namespace" not in settings.model_fields_set and any("redis" in part.scheme for part in asked):
+        variable, settings = "REDIS_KEY_PREFIX", settings.model_copy(update={"namespace": old})
+    try:
+        check_namespace(settings.namespace)
+    except InvalidName as error:
+        raise ConfigurationError(f"{error} ({variable} or namespace=)") from None
+    return settings
 
 
 def _check_scope(bus: EventBus, store: Store, settings: Settings) -> None:
@@ -201,7 +261,9 @@ def _check_scope(bus: EventBus, store: Store, settings: Settings) -> None:
 
 
 def _redacted(text: str) -> str:
-    if "://" not in text or "@" not in text:
+    """Return a name, or a URL without what may be a secret."""
+    scheme, colon, rest = text.partition("://")
+    if not colon:
         return text
-    scheme, _, rest = text.partition("://")
-    return f"{scheme}://***@{rest.rpartition('@')[2]}"
+    rest = rest.partition("?")[0]
+    return f"{scheme}://{'***@' if '@' in rest else ''}{rest.rpartition('@')[2]}"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib.metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omnidaemon.model.errors import (
     BackendConflict,
@@ -16,7 +15,10 @@ from omnidaemon.model.errors import (
 )
 from omnidaemon.ports.event_bus import PORT_VERSION
 
-__all__ = ["BUSES", "STORES", "check_foreign", "installed", "load", "normalise"]
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ["BUSES", "STORES", "WORDS", "check", "check_foreign", "installed", "load", "normalise"]
 
 BUSES = "omnidaemon.event_buses"
 STORES = "omnidaemon.stores"
@@ -42,7 +44,7 @@ KNOWN = {
         "mongo": "omnidaemon-mongo",
     },
 }
-_WORD = {BUSES: "event bus", STORES: "store"}
+WORDS = {BUSES: "event bus", STORES: "store"}
 _NEEDED = {
     BUSES: (
         "open",
@@ -74,9 +76,11 @@ def check_foreign() -> None:
     Raises:
         ForeignPackage: It is installed; the message holds the cure.
     """
+    from importlib import metadata  # slow to import, and needed by nobody who only publishes in a test
+
     try:
-        version = importlib.metadata.version("omnidaemon")
-    except importlib.metadata.PackageNotFoundError:
+        version = str(metadata.version("omnidaemon"))
+    except metadata.PackageNotFoundError:
         return
     parts = version.split(".")
     if [int(part) if part.isdigit() else 0 for part in parts[:2]] < [0, 2]:
@@ -86,10 +90,12 @@ def check_foreign() -> None:
         )
 
 
-def installed(group: str) -> dict[str, list[importlib.metadata.EntryPoint]]:
+def installed(group: str) -> dict[str, list[EntryPoint]]:
     """Return the entry points of a group by normalised name."""
-    found: dict[str, list[importlib.metadata.EntryPoint]] = {}
-    for point in importlib.metadata.entry_points(group=group):
+    from importlib import metadata
+
+    found: dict[str, list[EntryPoint]] = {}
+    for point in metadata.entry_points(group=group):
         same = found.setdefault(normalise(point.name), [])
         if all(point.value != other.value or _dist(point) != _dist(other) for other in same):
             same.append(point)
@@ -111,19 +117,10 @@ def load(group: str, name: str, source: str) -> Any:
         BackendImportError: Its import failed.
         BackendIncompatible: It lacks methods, or was written for another port version.
     """
-    word, points = _WORD[group], installed(group)
+    word, points = WORDS[group], installed(group)
     key = normalise(name)
     if key not in points:
-        package = KNOWN[group].get(key)
-        if package is not None:
-            raise BackendNotInstalled(
-                f"{source} asks for the {word} {name!r}, whose package is not installed; run: pip install {package}"
-            )
-        close = difflib.get_close_matches(key, {*points, *KNOWN[group]}, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UnknownBackend(
-            f"{source} asks for the unknown {word} {name!r}.{hint} Installed: {', '.join(sorted(points)) or 'none'}"
-        )
+        raise _missing(group, name, source, sorted(points))
     candidates = points[key]
     if len(candidates) > 1:
         owners = ", ".join(sorted(_dist(point) for point in candidates))
@@ -136,22 +133,52 @@ def load(group: str, name: str, source: str) -> Any:
             f"the {word} {name!r} of {_dist(point)} cannot be imported ({type(error).__name__}: {error});"
             f" reinstall it: pip install --force-reinstall {_dist(point).split(' ')[0]}"
         ) from error
-    return check(group, adapter, f"{name!r} of {_dist(point)}")
+    return check(group, adapter, f"the {word} {name!r} of {_dist(point)}", _dist(point).split(" ")[0])
 
 
-def check(group: str, adapter: Any, what: str) -> Any:
-    """Return ``adapter`` if it looks like one; raises ``BackendIncompatible`` with what is missing."""
+def _missing(group: str, name: str, source: str, there: list[str]) -> UnknownBackend | BackendNotInstalled:
+    """Return the error for a name that nothing is installed for."""
+    word, key = WORDS[group], normalise(name)
+    package = KNOWN[group].get(key)
+    if package is not None:
+        return BackendNotInstalled(
+            f"{source} asks for the {word} {name!r}, whose package is not installed; run: pip install {package}"
+        )
+    other = STORES if group == BUSES else BUSES
+    close = difflib.get_close_matches(key, {*there, *KNOWN[group]}, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    if key in KNOWN[other]:
+        hint = (
+            f" It is a {WORDS[other]}, set it there." if other == STORES else f" It is an {WORDS[other]}, set it there."
+        )
+    return UnknownBackend(
+        f"{source} asks for the unknown {word} {name!r}.{hint} Installed: {', '.join(there) or 'none'}"
+    )
+
+
+def check(group: str, adapter: Any, what: str, package: str = "") -> Any:
+    """Return ``adapter``, a class or an instance, if it is one for this port.
+
+    Raises:
+        BackendIncompatible: It lacks methods, was written for another port version, or is a class
+            where an instance was to be given (then no ``package`` is).
+    """
+    if not package and isinstance(adapter, type):
+        raise BackendIncompatible(f"{what} is a class; give an instance, a name or a URL")
     missing = [method for method in _NEEDED[group] if not callable(getattr(adapter, method, None))]
+    if not hasattr(adapter, "capabilities"):
+        missing.append("capabilities")
     if missing:
-        raise BackendIncompatible(f"{what} is not an {_WORD[group]}: it lacks {', '.join(missing)}")
+        raise BackendIncompatible(f"{what} is no {WORDS[group]}: it lacks {', '.join(missing)}")
     version = getattr(adapter, "port_version", None)
     if version != PORT_VERSION:
+        newer = isinstance(version, int) and version > PORT_VERSION
+        upgrade = "omnidaemon-core" if newer or not package else package
         raise BackendIncompatible(
-            f"{what} was written for port version {version}, this is {PORT_VERSION};"
-            f" upgrade {'it' if version is None or version < PORT_VERSION else 'omnidaemon-core'}"
+            f"{what} was written for port version {version}, this is {PORT_VERSION}; run: pip install -U {upgrade}"
         )
     return adapter
 
 
-def _dist(point: importlib.metadata.EntryPoint) -> str:
+def _dist(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value

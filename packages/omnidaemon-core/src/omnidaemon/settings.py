@@ -54,7 +54,9 @@ def settings_from(environ: Mapping[str, str], given: Mapping[str, Any]) -> tuple
         if not variable.startswith(PREFIX) or variable.startswith(PREFIX + "TEST_"):
             continue
         if variable in known:
-            values[known[variable]] = text
+            # Set to nothing counts as not set, as compose files have it.
+            if text.strip():
+                values[known[variable]] = text.strip()
         else:
             close = difflib.get_close_matches(variable, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
@@ -68,6 +70,10 @@ def settings_from(environ: Mapping[str, str], given: Mapping[str, Any]) -> tuple
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
-        source = sources.get(name, name)
-        raise ConfigurationError(f"{source} has the value {first['input']!r}: {first['msg']}") from None
+        if first["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            hint = f"; did you mean {close[0]}=?" if close else f"; known: {', '.join(Settings.model_fields)}"
+            raise ConfigurationError(f"there is no setting {name!r}{hint}") from None
+        source, value = sources.get(name, name), repr(first["input"])[:80]
+        raise ConfigurationError(f"{source} has the value {value}: {first['msg']}") from None
     return settings, warnings

@@ -51,7 +51,6 @@ def check_namespace(namespace: object) -> str:
     if not isinstance(namespace, str) or not _NAMESPACE.match(namespace):
         raise InvalidName(
             f"invalid namespace {namespace!r}: use 1 to 32 of A-Z a-z 0-9 . _ - and start with a letter or digit"
-            " (OMNIDAEMON_NAMESPACE)"
         )
     return namespace
 

@@ -10,41 +10,16 @@ from typing import Any
 
 from omnidaemon.model import jsontext
 from omnidaemon.model.errors import BackendError, Closed, InvalidContent
-from omnidaemon.ports.store import Put, Store
+from omnidaemon.ports.store import Put
+from omnidaemon.runtime.flags import FLAGS, VERSION, WORKERS, pause_key, paused_agents
 from omnidaemon.runtime.job import Subscription
 from omnidaemon.runtime.state import WorkerState
 
-__all__ = ["FLAGS", "WORKERS", "Control", "bump", "pause_key", "paused_agents"]
+__all__ = ["Control"]
 
 _logger = logging.getLogger("omnidaemon.worker")
-FLAGS = "control"
-WORKERS = "workers"
-VERSION = "version"
 INTERVAL = 0.5
 HEARTBEAT = 5.0
-
-
-def pause_key(topic: str, agent: str) -> str:
-    """Return the name of an agent's pause flag."""
-    return f"pause:{topic}:{agent}"
-
-
-async def bump(store: Store, *flags: Put) -> None:
-    """Write flags together with a new version, so that workers see all of them or none (C4)."""
-    now = await store.now()
-    await store.put(FLAGS, [*flags, Put(VERSION, repr(now).encode())])
-
-
-async def paused_agents(store: Store) -> set[str]:
-    """Return the keys of all pause flags."""
-    keys: set[str] = set()
-    cursor = None
-    while True:
-        page = await store.scan(FLAGS, cursor)
-        keys.update(item.key for item in page.items if item.key.startswith("pause:"))
-        cursor = page.cursor
-        if cursor is None:
-            return keys
 
 
 class Control:

@@ -14,10 +14,11 @@ from omnidaemon.runtime.followups import dead_letter_copy, reply
 from omnidaemon.runtime.history import appended, describe, type_name
 from omnidaemon.runtime.job import Job
 from omnidaemon.runtime.parameters import InvalidContentForAgent
+from omnidaemon.runtime.record import read_data
 from omnidaemon.runtime.signals import AskSignal
 from omnidaemon.settings import Settings
 
-__all__ = ["Outcomes", "ResultError", "postponed", "read_data"]
+__all__ = ["Outcomes", "ResultError", "postponed"]
 
 MAX_RETRY_AFTER = 100
 # Trying again cannot help; looked up in this order.
@@ -29,11 +30,6 @@ _HOPELESS: dict[type[BaseException], str] = {
 }
 _rng = random.SystemRandom()
 _logger = logging.getLogger("omnidaemon.worker")
-
-
-def read_data(data: bytes) -> dict[str, Any]:
-    """Return a record's data; an empty dict for a run that has none yet."""
-    return jsontext.load(data) if data else {}
 
 
 def postponed(job: Job) -> int:

@@ -17,8 +17,9 @@ from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from omnidaemon.model.envelope import EventEnvelope
 from omnidaemon.model.errors import ConfigurationError, OmniDaemonError
 from omnidaemon.ports.context import Context
+from omnidaemon.runtime.record import message_of
 
-__all__ = ["InvalidContentForAgent", "arguments_of", "message_of", "unbound"]
+__all__ = ["InvalidContentForAgent", "arguments_of", "unbound"]
 
 Build = Callable[[EventEnvelope, Context], dict[str, Any]]
 _MESSAGES = (dict, Any, collections.abc.Mapping, collections.abc.MutableMapping)
@@ -26,28 +27,6 @@ _MESSAGES = (dict, Any, collections.abc.Mapping, collections.abc.MutableMapping)
 
 class InvalidContentForAgent(OmniDaemonError):
     """The content does not fit the type that the callable asks for; retrying cannot help."""
-
-
-def message_of(event: EventEnvelope, agent: str) -> dict[str, Any]:
-    """Return the message dict that callables know (``surface.md`` §1.4)."""
-    payload = event.payload
-    return {
-        "content": payload.content,
-        "webhook": payload.webhook,
-        "reply_to": payload.reply_to,
-        "topic": event.topic,
-        "task_id": event.id,
-        "tenant_id": event.tenant_id,
-        "correlation_id": event.correlation_id,
-        "causation_id": event.causation_id,
-        "source": event.source,
-        "delivery_attempts": event.delivery_attempts,
-        "created_at": event.created_at,
-        "session_id": event.session_id,
-        "key": event.key,
-        "headers": event.headers,
-        "agent": agent,
-    }
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ __all__ = ["Registration", "description"]
 
 _logger = logging.getLogger("omnidaemon.worker")
 # A thousand agents register in as many round trips; so many of them are under way at a time.
-AT_A_TIME = 32
+AT_A_TIME = 8
 S = TypeVar("S")
 T = TypeVar("T")
 

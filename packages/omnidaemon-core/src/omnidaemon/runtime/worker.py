@@ -11,14 +11,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from omnidaemon.model.agent import AgentConfig
-from omnidaemon.model.errors import BackendError, BackendUnavailable, Closed
+from omnidaemon.model.errors import BackendError, Closed
 from omnidaemon.ports.clock import Clock, SystemClock
 from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.runner import Runner
 from omnidaemon.ports.store import Put, Store
+from omnidaemon.runtime.connecting import connect
 from omnidaemon.runtime.context import Surroundings
-from omnidaemon.runtime.control import WORKERS, Control
+from omnidaemon.runtime.control import Control
 from omnidaemon.runtime.execution import Execution, Report
+from omnidaemon.runtime.flags import WORKERS
 from omnidaemon.runtime.handover import Handover, Mailbox
 from omnidaemon.runtime.intake import Intake
 from omnidaemon.runtime.janitor import Janitor
@@ -30,31 +32,11 @@ from omnidaemon.runtime.settlement import Settlement
 from omnidaemon.runtime.state import WorkerState
 from omnidaemon.settings import Settings
 
-__all__ = ["Worker", "connect"]
+__all__ = ["Worker"]
 
 _logger = logging.getLogger("omnidaemon.worker")
 # How long after the grace period refused runs have to unwind and be handed back.
 UNWIND = 2.0
-
-
-async def connect(opened: EventBus | Store, timeout: float, clock: Clock) -> None:
-    """Open a bus or store, trying again for ``timeout`` seconds while it cannot be reached (L2).
-
-    Raises:
-        AccessDenied: At once.
-        BackendUnavailable: After ``timeout`` seconds.
-    """
-    deadline, pause = clock.monotonic() + timeout, 0.1
-    while True:
-        try:
-            await opened.open()
-        except BackendUnavailable:
-            if clock.monotonic() + pause >= deadline:
-                raise
-            await clock.wait(asyncio.Event(), pause)
-            pause = min(2.0, pause * 2)
-        else:
-            return
 
 
 class Worker:

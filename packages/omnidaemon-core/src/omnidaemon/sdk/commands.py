@@ -15,7 +15,7 @@ from omnidaemon.model.errors import DecodeError, InvalidEvent, TaskNotFound
 from omnidaemon.model.names import check_agent, check_topic
 from omnidaemon.model.run import Ask, GrantKind, Outcome, OutcomeKind, Record, Start, TaskState
 from omnidaemon.ports.store import AgentRow, Decision, Put, Query
-from omnidaemon.runtime.control import bump, pause_key
+from omnidaemon.runtime.flags import bump, pause_key
 from omnidaemon.sdk.arguments import timestamp
 from omnidaemon.sdk.base import record_dict
 from omnidaemon.sdk.deletion import Deleting

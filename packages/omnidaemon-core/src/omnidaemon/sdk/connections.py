@@ -11,7 +11,7 @@ from omnidaemon.model.errors import BackendError, Closed
 from omnidaemon.ports.clock import Clock
 from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.store import Store
-from omnidaemon.runtime.worker import connect
+from omnidaemon.runtime.connecting import connect
 
 __all__ = ["Connections", "Pair"]
 

@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 
 from omnidaemon.model.names import check_topic
 from omnidaemon.ports.store import Put, Query
-from omnidaemon.runtime.control import bump, pause_key
+from omnidaemon.runtime.flags import bump, pause_key
 from omnidaemon.sdk.base import CONFIG, Base
 
 __all__ = ["Deleting", "Deletion"]

@@ -22,7 +22,7 @@ from omnidaemon.model.errors import (
 )
 from omnidaemon.model.names import split_task_id, task_id
 from omnidaemon.model.run import Record, TaskState
-from omnidaemon.runtime.outcome import read_data
+from omnidaemon.runtime.record import read_data
 from omnidaemon.sdk.own_lane import check_awaited, lane_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 from omnidaemon.model.errors import BackendError
 from omnidaemon.ports.event_bus import EventBus, Figure, TopicInfo
 from omnidaemon.ports.store import AgentRow, Store
-from omnidaemon.runtime.control import paused_agents
+from omnidaemon.runtime.flags import paused_agents
 from omnidaemon.sdk.base import Base, agent_dict
 
 __all__ = ["Health", "agents_by_topic", "figure_of"]

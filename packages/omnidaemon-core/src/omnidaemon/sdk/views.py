@@ -12,7 +12,7 @@ from omnidaemon.model.names import check_topic
 from omnidaemon.model.run import Start, TaskState
 from omnidaemon.ports.event_bus import GroupInfo
 from omnidaemon.ports.store import Put, Query
-from omnidaemon.runtime.control import paused_agents
+from omnidaemon.runtime.flags import paused_agents
 from omnidaemon.sdk.arguments import checked_limit, timestamp
 from omnidaemon.sdk.base import CONFIG, agent_dict, record_dict
 from omnidaemon.sdk.health import Health, agents_by_topic, figure_of
