@@ -129,11 +129,14 @@ class OutboxRules(StoreBase):
         Trouble-shooting: what is leased to nobody must stay due.
         """
         store = await self.open()
-        await store.defer([self.later(f"e{number}") for number in range(5)])
-        rows, next_in = await store.outbox("relay", 2, 60)
-        assert (len(rows), next_in) == (2, 0)
-        rest, _ = await store.outbox("relay", 10, 60)
-        assert len({row.id for row in [*rows, *rest]}) == 5
+        await store.defer([self.later(f"e{number}") for number in range(402)])
+        handed: set[str] = set()
+        for limit in (2, 100, 200):
+            rows, next_in = await store.outbox("relay", limit, 60)
+            assert (len(rows), next_in) == (limit, 0)
+            handed.update(row.id for row in rows)
+        handed.update(row.id for row in (await store.outbox("relay", 1000, 60))[0])
+        assert len(handed) == 402
 
     async def test_s12_a_failed_row_holds_only_its_key(self) -> None:
         """What is behind an unsent row of its topic and key waits for it; everything else goes on.
