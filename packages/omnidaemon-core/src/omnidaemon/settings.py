@@ -58,8 +58,8 @@ def settings_from(environ: Mapping[str, str], given: Mapping[str, Any]) -> tuple
             if text.strip():
                 values[known[variable]] = text.strip()
         else:
-            close = difflib.get_close_matches(variable, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            close = difflib.get_close_matches(variable[len(PREFIX) :].lower(), Settings.model_fields, n=1)
+            hint = f"; did you mean {PREFIX}{close[0].upper()}?" if close else ""
             warnings.append(f"unknown variable {variable} is ignored{hint}")
     sources = {name: PREFIX + name.upper() for name in values}
     for name, value in given.items():

@@ -8,7 +8,16 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from omnidaemon.model.errors import ConfigurationError, InvalidName
 from omnidaemon.model.names import check_agent, check_topic
@@ -114,6 +123,13 @@ class SubscriptionConfig(_Declaration):
                 data.setdefault("dead_letter", value)
         return data
 
+    @field_validator("start_from", mode="before")
+    @classmethod
+    def _start(cls, value: Any) -> Any:
+        if value is None or isinstance(value, datetime) or (isinstance(value, str) and value):
+            return value
+        raise ValueError("give 'beginning', 'now', a datetime or a position of the bus")
+
     @field_validator("dead_letter_topic")
     @classmethod
     def _topic(cls, value: str | None) -> str | None:
@@ -160,6 +176,12 @@ class AgentConfig(_Declaration):
     config: SubscriptionConfig = SubscriptionConfig()
     isolation: Literal["inline", "thread"] | None = None
 
+    @field_validator("name", "tools", "description", "tags", mode="before")
+    @classmethod
+    def _empty(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take None as not given: the documents of 0.1 show it as the default."""
+        return cls.model_fields[str(info.field_name)].default if value is None else value
+
     @model_validator(mode="after")
     def _complete(self) -> AgentConfig:
         try:
@@ -167,6 +189,8 @@ class AgentConfig(_Declaration):
             if (self.callback is None) == (self.agent is None):
                 raise ConfigurationError(f"AgentConfig(topic={self.topic!r}): give either callback= or agent=")
             if not self.name:
+                # An empty name is none: only a name of the user's replaces another agent.
+                self.model_fields_set.discard("name")
                 object.__setattr__(self, "name", _own_name(self.callback if self.agent is None else self.agent))
             check_agent(self.name)
         except InvalidName as error:
