@@ -3,6 +3,7 @@
 import pytest
 
 from omnidaemon.model.run import Adoption, Ask, Group, Hold, Outcome, OutcomeKind
+from omnidaemon.ports.ledger import admin
 from omnidaemon.ports.store import Put, Query
 from omnidaemon_memory import MemoryTables
 
@@ -33,7 +34,7 @@ def test_a_write_of_what_expires_removes_what_has_expired(tables):
 
 
 def test_a_sweep_says_whether_there_is_more(tables, monkeypatch):
-    monkeypatch.setattr("omnidaemon.ports.ledger.admin._SWEPT", 2)
+    monkeypatch.setattr(admin, "_SWEPT", 2)
     with tables.transaction(1.0) as ledger:
         ledger.enroll("t", "a", b"")
         for number in range(3):

@@ -41,6 +41,7 @@ class Janitor:
     async def once(self) -> None:
         """Do one round, unless another worker does it."""
         state = self._state
+        # As a write of what expires it also removes what has expired, where no agent is there to forget for.
         put = Put(LEADER, state.name.encode(), ttl=INTERVAL * 0.9, expect=0)
         if not (await state.store.put("janitor", [put]))[0]:
             return
