@@ -143,7 +143,7 @@ def endless(self, job, *_, **__):
         (OmniDaemonSDK, "shutdown", nothing, "test_l3_nothing_outlives_shutdown"),
         (Commands, "pause_agent", Commands.resume_agent, "test_c1_a_pause_holds_everywhere"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", ""),
 )
 def test_a_broken_runtime_breaks_a_worker_rule(monkeypatch, target, name, value, test):
     monkeypatch.setattr(target, name, value)

@@ -159,6 +159,7 @@ def test_the_default_fixture_says_what_to_override(pytester):
         ),
         ("    async def test_of_my_own(self):\n        pass\n", True),
     ],
+    ids=["removed", "replaced", "skipped", "xfail without a reason", "xfail", "one more"],
 )
 def test_rules_are_neither_removed_nor_replaced(pytester, override, accepted):
     pytester.makepyfile(test_contract=SMALL + "\n" + override)
@@ -288,3 +289,10 @@ def test_the_suite_tests_what_it_is_given(pytester):
     assert result.parseoutcomes()["passed"] == 4
     result.stdout.fnmatch_lines(["StoreContract on memory *", "*S9 * passed *"])
     result.stdout.no_fnmatch_line("*EventBusContract*")
+
+
+def test_the_suite_puts_bus_and_store_together(pytester):
+    backends = ("--omnidaemon-event-bus=memory", "--omnidaemon-store=sqlite=./suite.db")
+    result = run(pytester, "--pyargs", "omnidaemon_testing.suite", *backends, "-k", "TestWorker and p3")
+    assert result.parseoutcomes()["passed"] == 1
+    result.stdout.fnmatch_lines(["WorkerContract on memory + sqlite *"])

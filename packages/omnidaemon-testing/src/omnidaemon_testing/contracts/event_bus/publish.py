@@ -13,7 +13,7 @@ from omnidaemon_testing.contracts.event_bus.base import BEGINNING, BusBase, ids
 __all__ = ["PublishRules"]
 
 _SIZE_LIMIT = 512 * 1024
-_TRIABLE = 8 << 20
+_TRIABLE = 32 << 20
 
 
 class PublishRules(BusBase):

@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from omnidaemon import AgentConfig, Context, EventHandle, OmniDaemonSDK, RetryPolicy, SubscriptionConfig, TaskError
+from omnidaemon import (
+    AgentConfig,
+    BackendError,
+    Context,
+    EventHandle,
+    OmniDaemonSDK,
+    RetryPolicy,
+    SubscriptionConfig,
+    TaskError,
+)
 from omnidaemon.model.run import Group, Outgoing, Receipt
 from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.store import Store
@@ -172,11 +181,11 @@ class WorkerBase(ContractBase):
         limit = self.timing.deadline * 2 + within
 
         async def ended() -> bool:
-            found = set()
-            for at in range(0, len(handles), 200):
-                some = [handle.id for handle in handles[at : at + 200]]
-                found |= {task["task_id"] for task in await self.tasks(sdk, some, agent) if task["state"] in _FINAL}
-            return len(found) == len(handles)
+            try:
+                tasks = await self.tasks(sdk, [handle.id for handle in handles], agent)
+            except BackendError:
+                return False  # what looks on may meet the outage too
+            return sum(task["state"] in _FINAL for task in tasks) == len(handles)
 
         await self.until(ended, f"an outcome of {agent} for each of {len(handles)} events", limit)
 
