@@ -12,6 +12,7 @@ import pytest
 
 from omnidaemon import OmniDaemonSDK
 from omnidaemon.runtime import control, intake, relay
+from omnidaemon.sdk import handles
 from omnidaemon_memory import MemoryEventBus, MemoryStore
 
 FOREIGN = ("EVENT_BUS_TYPE", "STORAGE_BACKEND", "REDIS_URL", "REDIS_KEY_PREFIX", "SQLITE_PATH", "JSON_STORAGE_DIR")
@@ -32,10 +33,11 @@ class Serve(Protocol):
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """An idle worker looks more often than it would, so that stopping and pausing take milliseconds."""
-    monkeypatch.setattr(intake, "READ_WAIT", 0.02)
+    monkeypatch.setattr(intake, "READ_WAIT", 0.005)
     monkeypatch.setattr(intake, "DUE_INTERVAL", 0.05)
     monkeypatch.setattr(control, "INTERVAL", 0.02)
     monkeypatch.setattr(relay, "INTERVAL", 0.05)
+    monkeypatch.setattr(handles, "_POLL_FIRST", 0.002)
 
 
 @pytest.fixture(autouse=True)

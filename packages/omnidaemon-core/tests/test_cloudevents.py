@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnidaemon import DecodeError, EventEnvelope, PayloadBase
@@ -58,6 +58,7 @@ def envelopes(draw: st.DrawFn) -> EventEnvelope:
     )
 
 
+@settings(max_examples=50, deadline=None)
 @given(envelopes())
 def test_an_event_comes_back_as_it_was(event):
     made = event.to_cloudevent()

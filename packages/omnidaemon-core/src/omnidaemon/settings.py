@@ -22,7 +22,7 @@ class Settings(BaseModel):
     Each field is also the variable ``OMNIDAEMON_<FIELD>``; the constructor wins over the environment.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     namespace: str = Field("omni", description="Prefix of everything on every backend.")
     result_ttl: Seconds = Field(86_400.0, description="How long a finished task's record is kept.")

@@ -1,12 +1,11 @@
 """What users declare about an agent (``api.md`` §5)."""
 
-from __future__ import annotations
-
+# Without postponed annotations: pydantic would have to evaluate each of them again.
 import random
 import warnings
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -35,7 +34,8 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=
 class _Declaration(BaseModel):
     """Frozen, without unknown fields; what is wrong is one readable ``ConfigurationError``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    # Built when the first one is made: who only publishes declares no agents.
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, defer_build=True)
 
     def __init__(self, **data: Any) -> None:
         try:
@@ -88,7 +88,7 @@ class SubscriptionConfig(_Declaration):
     """
 
     max_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 10
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = Field(default_factory=RetryPolicy)
     timeout: Annotated[Seconds, Field(gt=0)] | None = None
     lease: Annotated[Seconds, Field(gt=0)] = 15.0
     start_from: datetime | str | None = None
@@ -173,7 +173,7 @@ class AgentConfig(_Declaration):
     description: str = ""
     version: str = "1.0.0"
     tags: tuple[str, ...] = ()
-    config: SubscriptionConfig = SubscriptionConfig()
+    config: SubscriptionConfig = Field(default_factory=SubscriptionConfig)
     isolation: Literal["inline", "thread"] | None = None
 
     @field_validator("name", "tools", "description", "tags", mode="before")
@@ -183,7 +183,7 @@ class AgentConfig(_Declaration):
         return cls.model_fields[str(info.field_name)].default if value is None else value
 
     @model_validator(mode="after")
-    def _complete(self) -> AgentConfig:
+    def _complete(self) -> Self:
         try:
             check_topic(self.topic, internal=True)
             if (self.callback is None) == (self.agent is None):

@@ -1,7 +1,6 @@
 """The event as it is published, kept and handed to agents (design §4)."""
 
-from __future__ import annotations
-
+# Without postponed annotations: pydantic would have to evaluate each of them again.
 import os
 import time
 import uuid
@@ -45,7 +44,7 @@ class PayloadBase(BaseModel):
         reply_to: Topic that gets the result as an event.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     content: JsonValue = None
     webhook: str | None = None
@@ -77,7 +76,7 @@ class EventEnvelope(BaseModel):
         schema_version: ``major.minor`` of this envelope's shape.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     id: Annotated[str, Field(min_length=1, max_length=200)] = Field(default_factory=random_id)
     topic: str
@@ -118,7 +117,7 @@ class EventEnvelope(BaseModel):
         return to_cloudevent(self)
 
     @classmethod
-    def from_cloudevent(cls, event: dict[str, Any]) -> EventEnvelope:
+    def from_cloudevent(cls, event: dict[str, Any]) -> "EventEnvelope":
         """Return the envelope of a CloudEvent; raises ``DecodeError`` for what is none."""
         from omnidaemon.model.cloudevents import from_cloudevent
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -13,7 +13,9 @@ from omnidaemon.model.envelope import EventEnvelope, derived_id, encode, random_
 from omnidaemon.model.errors import InvalidEvent, PayloadTooLarge, TooManyHops
 from omnidaemon.model.names import check_topic
 from omnidaemon.model.run import Outgoing
-from omnidaemon.settings import Settings
+
+if TYPE_CHECKING:
+    from omnidaemon.settings import Settings
 
 __all__ = ["build", "checked", "normalised_times"]
 

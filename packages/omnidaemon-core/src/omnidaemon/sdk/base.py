@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omnidaemon import bootstrap, plugins
 from omnidaemon.model import jsontext
 from omnidaemon.model.envelope import EventEnvelope, decode
 from omnidaemon.model.errors import AmbiguousTask, DecodeError, InvalidEvent, TaskError, TaskNotFound
@@ -19,7 +18,10 @@ from omnidaemon.runtime.flags import WORKERS, bump, pause_key
 from omnidaemon.runtime.record import message_of, read_data
 from omnidaemon.sdk.arguments import checked_limit
 from omnidaemon.sdk.connections import Connections
-from omnidaemon.settings import Settings, settings_from
+
+if TYPE_CHECKING:
+    from omnidaemon import bootstrap
+    from omnidaemon.settings import Settings
 
 __all__ = ["CONFIG", "Base", "agent_dict", "record_dict"]
 
@@ -31,7 +33,12 @@ class Base:
     """Chooses backends at first use; everything public is on :class:`OmniDaemonSDK`."""
 
     def __init__(self, event_bus: EventBus | str | None, store: Store | str | None, given: Mapping[str, Any]) -> None:
-        settings_from({}, given)  # what is wrong in the call is said at the call
+        if given:
+            from omnidaemon.settings import settings_from
+
+            settings_from({}, given)  # what is wrong in the call is said at the call
+        # Deferred at import; built here, before there is a second thread that could do so as well.
+        EventEnvelope.model_rebuild()
         self._given = (event_bus, store, dict(given))
         self._chosen: bootstrap.Chosen | None = None
         self.clock: Clock = SystemClock()
@@ -40,6 +47,8 @@ class Base:
     def choose(self) -> bootstrap.Chosen:
         """Return the chosen backends, unopened; resolved once (``ConfigurationError`` if they cannot be)."""
         if self._chosen is None:
+            from omnidaemon import bootstrap, plugins
+
             plugins.check_foreign()
             event_bus, store, given = self._given
             self._chosen = bootstrap.choose(event_bus, store, given)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from omnidaemon.bootstrap import Chosen
 from omnidaemon.model.errors import BackendError, Closed
 from omnidaemon.ports.clock import Clock
 from omnidaemon.ports.event_bus import EventBus
 from omnidaemon.ports.store import Store
 from omnidaemon.runtime.connecting import connect
+
+if TYPE_CHECKING:
+    from omnidaemon.bootstrap import Chosen
 
 __all__ = ["Connections", "Pair"]
 

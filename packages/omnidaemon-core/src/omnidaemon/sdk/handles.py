@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from pydantic import TypeAdapter
-
 from omnidaemon.model import jsontext
 from omnidaemon.model.durations import Duration, in_seconds
 from omnidaemon.model.errors import (
@@ -133,7 +131,11 @@ class TaskHandle:
         outcome = outcome_of(record)
         if outcome.error is not None:
             raise outcome.error
-        return outcome.value if as_ is None else TypeAdapter(as_).validate_python(outcome.value)
+        if as_ is None:
+            return outcome.value
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(as_).validate_python(outcome.value)
 
     async def _final(self, timeout: float | None) -> Record:
         found: Record | None = None
