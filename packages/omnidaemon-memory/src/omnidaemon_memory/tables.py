@@ -74,7 +74,8 @@ class MemoryTables:
     def agent(self, topic: str, agent: str) -> AgentRow | None:
         """See ``Tables``."""
         row = self._agents.get((topic, agent))
-        return None if row is None else replace(row)
+        # Read with every claim: `replace` would take three times as long.
+        return None if row is None else AgentRow(topic, agent, row.epoch, row.deleted, row.data, row.registered_at)
 
     def put_agent(self, row: AgentRow) -> None:
         """See ``Tables``."""
@@ -268,7 +269,7 @@ class MemoryTables:
     def kv(self, ns: str, key: str) -> KvRow | None:
         """See ``Tables``."""
         row = self._values.get((ns, key))
-        return None if row is None else replace(row)
+        return None if row is None else KvRow(key, row.value, row.version, row.expires)
 
     def put_kv(self, ns: str, row: KvRow) -> None:
         """See ``Tables``."""

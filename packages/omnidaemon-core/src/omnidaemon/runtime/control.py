@@ -49,16 +49,21 @@ class Control:
 
     async def look(self, *, anew: bool = False) -> None:
         """Read the flags if a command has been given since the last look, or in any case."""
-        if anew:
-            self._seen = -1
         async with self._looking:
+            if anew:
+                self._seen = -1
+            known = self._state.may_start
             await self._look()
+            if not known:
+                self._state.wake_intake.set()
+                self._state.wake_due.set()
 
     async def _look(self) -> None:
-        state = self._state
+        state, sent = self._state, self._state.clock.monotonic()
         found = (await state.store.get(FLAGS, [VERSION]))[0]
         version = None if found is None else found.version
         if version == self._seen:
+            state.flags_at = sent
             return
         paused = await paused_agents(state.store)
         rows = {(row.topic, row.agent): row for row in await state.store.agents()}
@@ -76,7 +81,7 @@ class Control:
                 _logger.info("agent %s on %s is %s", group.agent, group.topic, "paused" if sub.paused else "resumed")
             if sub.paused or sub.gone:
                 self._give_back_unstarted(sub)
-        self._seen = version
+        self._seen, state.flags_at = version, sent
         # A cancelled run learns of it by its next renewal: renew now.
         state.wake_leases.set()
         state.wake_intake.set()

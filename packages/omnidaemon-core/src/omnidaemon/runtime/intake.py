@@ -21,7 +21,7 @@ from omnidaemon.runtime.job import Job, Subscription
 from omnidaemon.runtime.outcome import Outcomes
 from omnidaemon.runtime.state import WorkerState
 
-__all__ = ["Intake", "ask_for"]
+__all__ = ["Intake"]
 
 READ_WAIT = 1.0
 SATURATED_WAIT = 0.02
@@ -32,27 +32,6 @@ AHEAD_SECONDS = 0.05
 AHEAD_MAX = 1024
 # A newer major schema version waits in the inbox for a worker that can read it (D9).
 UNREADABLE_DELAY = 30.0
-
-
-def ask_for(state: WorkerState, delivery: Delivery) -> Ask:
-    """Return the wish to run a delivery, with a token of its own."""
-    lane, tenant = delivery.key, None
-    try:
-        event = decode(delivery.body)
-        lane, tenant = event.lane, event.tenant_id
-    except DecodeError:
-        pass  # claimed all the same: it becomes a dead letter
-    return Ask(
-        delivery.group,
-        delivery.id,
-        state.token(),
-        state.subscriptions[delivery.group].lease,
-        lane,
-        delivery.after,
-        tenant,
-        takeover=state.may_take_over,
-        position=delivery.position,
-    )
 
 
 class Intake:
@@ -75,12 +54,14 @@ class Intake:
             self._rate()
             # A room of 0 keeps the place in the group; what is gone has none to keep.
             want = {group: self._room(sub) for group, sub in state.subscriptions.items() if not sub.gone}
-            full = not any(want.values()) or len(state.finished) > 2 * AHEAD_MAX
+            full = not state.may_start or not any(want.values()) or len(state.finished) > 2 * AHEAD_MAX
             if full and all(group in want for group in self._placed):
                 await state.clock.wait(state.wake_intake, READ_WAIT)
                 continue
             saturated = any(not room and not state.subscriptions[group].paused for group, room in want.items())
             # What is read at the end of the wait must still be fresh (M4).
+            if full:
+                want = dict.fromkeys(want, 0)
             wait = 0.0 if full else SATURATED_WAIT if saturated else min(READ_WAIT, state.shortest_lease / 3)
             try:
                 await (self._take(want, wait) if state.fusion is not None else self._read(want, wait))
@@ -120,11 +101,11 @@ class Intake:
     async def claim(self, deliveries: Sequence[Delivery], read_at: float) -> None:
         """Claim what was read at ``read_at`` (monotonic), unless that is too long ago (M4)."""
         state = self._state
-        asks = [ask_for(state, delivery) for delivery in deliveries]
+        asks = [self._ask(delivery) for delivery in deliveries]
         deadline = read_at + state.shortest_lease
         sent = state.clock.monotonic()
         try:
-            if state.stopping or sent >= deadline:
+            if not state.may_start or sent >= deadline:
                 raise BackendError("stale")
             grants = await state.insist("store", lambda: state.store.claim(state.name, asks), until=deadline)
         except BackendError:
@@ -134,6 +115,26 @@ class Intake:
         for ask, grant in zip(asks, grants, strict=True):
             grant.token = grant.token or ask.token
         await self._sort(list(zip(deliveries, grants, strict=True)), sent)
+
+    def _ask(self, delivery: Delivery) -> Ask:
+        """Return the wish to run a delivery, with a token of its own."""
+        state, lane, tenant = self._state, delivery.key, None
+        try:
+            event = decode(delivery.body)
+            lane, tenant = event.lane, event.tenant_id
+        except DecodeError:
+            pass  # claimed all the same: it becomes a dead letter
+        return Ask(
+            delivery.group,
+            delivery.id,
+            state.token(),
+            state.subscriptions[delivery.group].lease,
+            lane,
+            delivery.after,
+            tenant,
+            takeover=state.may_take_over,
+            position=delivery.position,
+        )
 
     async def _sort(self, pairs: list[tuple[Delivery, Grant]], sent: float, waited: float = 0.0) -> None:
         """Start what was granted, and put away the rest."""
@@ -152,7 +153,7 @@ class Intake:
             elif kind is GrantKind.GRANTED:
                 jobs.append(self._job(subscription, delivery.id, grant, delivery.body, delivery, sent))
             elif kind in (GrantKind.BUSY, GrantKind.BEHIND, GrantKind.SUSPECT):
-                ask = ask_for(state, delivery)
+                ask = self._ask(delivery)
                 item = Adoption(delivery.group, delivery.id, delivery.body, None, ask.lane, delivery.after, ask.tenant)
                 item.position = delivery.position
                 adopt.append((delivery, item))
@@ -197,7 +198,7 @@ class Intake:
         for job in jobs:
             if job.abort is not None:
                 continue  # told to stop while its grant was confirmed; the agents' side reports it
-            if state.stopping or job.subscription.paused or job.subscription.gone:
+            if not state.may_start or job.subscription.paused or job.subscription.gone:
                 state.finish(job, self._outcomes.handback(job))
             elif self._fit(job):
                 job.slot = True
@@ -266,6 +267,8 @@ class Intake:
     async def _due(self) -> float:
         """Start what is due; return the seconds until the next look."""
         state = self._state
+        if not state.may_start and not state.stopping:
+            return DUE_INTERVAL
         alone = state.quiet and not state.jobs
         if state.quiet and not alone:
             return 0.05

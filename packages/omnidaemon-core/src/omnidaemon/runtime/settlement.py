@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from dataclasses import replace
 
 from omnidaemon.model.errors import BackendError, Closed
-from omnidaemon.model.run import Delivery, GrantKind, Outcome, OutcomeKind
-from omnidaemon.runtime.intake import ask_for
+from omnidaemon.model.run import Delivery, Outcome, OutcomeKind
+from omnidaemon.runtime.intake import Intake
 from omnidaemon.runtime.job import Job
 from omnidaemon.runtime.state import WorkerState
 
@@ -19,8 +18,8 @@ MAX_BATCH = 512
 class Settlement:
     """One loop; it never gives up on an outcome while the process lives (D4, D17)."""
 
-    def __init__(self, state: WorkerState) -> None:
-        self._state = state
+    def __init__(self, state: WorkerState, intake: Intake) -> None:
+        self._state, self._intake = state, intake
 
     async def run(self) -> None:
         """Settle until the worker closes."""
@@ -95,29 +94,8 @@ class Settlement:
     async def _resolve(self) -> None:
         """Ask what became of runs that were not settled here: only that decides about their deliveries (M3).
 
-        Done: acknowledge. Somebody else's: leave it to them. Nobody's: let the bus deliver it anew.
+        Done: acknowledged. Somebody else's: left to the inbox. Nobody's: claimed anew.
         """
         state = self._state
         deliveries, state.doubtful = state.doubtful, []
-        asks = [replace(ask_for(state, delivery), takeover=False) for delivery in deliveries]
-        try:
-            grants = await state.insist("store", lambda: state.store.claim(state.name, asks))
-        except BackendError:
-            state.doubtful += deliveries
-            raise
-        done: list[Delivery] = []
-        back: list[Delivery] = []
-        unwanted: list[Outcome] = []
-        for delivery, ask, grant in zip(deliveries, asks, grants, strict=True):
-            if grant.kind in (GrantKind.FINISHED, GrantKind.CANCELED, GrantKind.HELD):
-                done.append(delivery)
-            elif grant.kind is not GrantKind.BUSY:
-                back.append(delivery)
-            if grant.kind is GrantKind.GRANTED:
-                unwanted.append(Outcome(delivery.group, delivery.id, ask.token, OutcomeKind.HANDBACK))
-        if unwanted:
-            await state.insist("store", lambda: state.store.settle(unwanted))
-        if done:
-            await self._lossy(state.bus.ack(done))
-        if back:
-            await self._lossy(state.bus.give_back(back))
+        await self._lossy(self._intake.claim(deliveries, state.clock.monotonic()))

@@ -26,6 +26,7 @@ __all__ = ["BACKOFF_MAX", "WorkerState"]
 _logger = logging.getLogger("omnidaemon.worker")
 T = TypeVar("T")
 BACKOFF_MAX = 5.0
+FLAGS_TTL = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +41,7 @@ class WorkerState:
         outgoing: Follow-ups of accepted settles, leased to this worker, to be published next.
         stopping: No intake any more.
         quiet: A suspect waits for this worker to have emptied itself (M10).
+        flags_at: Monotonic time of which the agents' flags are known.
         takeover_at: Monotonic time before which no expired claim is taken over (M5).
         trouble: What is unreachable now, with the error's text; empty when all is well.
     """
@@ -60,6 +62,7 @@ class WorkerState:
     stopping: bool = False
     closing: bool = False
     quiet: bool = False
+    flags_at: float = float("-inf")
     takeover_at: float = 0.0
     trouble: dict[str, str] = field(default_factory=dict)
     unreadable: int = 0
@@ -78,6 +81,11 @@ class WorkerState:
     def token(self) -> str:
         """Return a claim's token, or a call's id, that was never used before (S3)."""
         return f"{self._prefix}.{next(self._numbers):x}"
+
+    @property
+    def may_start(self) -> bool:
+        """Whether the flags are known well enough for new work: a pause holds within 2 s (C1, M4)."""
+        return not self.stopping and self.clock.monotonic() - self.flags_at <= FLAGS_TTL
 
     @property
     def may_take_over(self) -> bool:

@@ -61,7 +61,7 @@ class Worker:
         self.outcomes = Outcomes(settings, self.name, self._clock)
         self.registration = Registration(self.state)
         self.intake = Intake(self.state, self.outcomes)
-        self.settlement = Settlement(self.state)
+        self.settlement = Settlement(self.state, self.intake)
         self.leases = Leases(self.state)
         self.relay = Relay(self.state)
         self.control = Control(self.state)
@@ -114,7 +114,7 @@ class Worker:
         self.stop_intake()
         deadline = self._clock.monotonic() + grace
         # Calls in flight may hold grants: wait for them before counting what is left (M12).
-        await self._ended(self._intake_tasks, grace)
+        await self._ended(self._intake_tasks, max(grace, UNWIND))
         self._abort("unstarted")
         while state.jobs and self._clock.monotonic() < deadline:
             await self._clock.wait(state.idle, max(0.01, deadline - self._clock.monotonic()))
@@ -132,7 +132,7 @@ class Worker:
         await self._leave()
 
     async def _ended(self, tasks: list[asyncio.Task[None]], grace: float) -> None:
-        """Wait for loops to end; one that a lost backend holds for longer than ``grace`` is cancelled."""
+        """Wait for loops to end; one that a lost backend holds for longer than that is cancelled."""
         if not tasks:
             return
         ended = asyncio.Event()

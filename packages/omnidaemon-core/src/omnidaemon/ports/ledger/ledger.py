@@ -72,8 +72,7 @@ class Ledger(LedgerAdmin):
                 return GrantKind.BUSY
             row.lost += 1
             row.token = None
-        # A late repetition of a call whose claim has come and gone: nobody listens any more (S3).
-        return GrantKind.BUSY if row.spent == ask.token else None
+        return None
 
     def _first_in_lane(self, row: RunRow, lane: str, ask: Ask) -> bool:
         enter(self.tables, row, lane, ask.after, ask.position)
