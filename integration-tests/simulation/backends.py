@@ -242,22 +242,33 @@ class SimFusion:
         self, worker: str, call: str, want: Mapping[Group, DueWant], wait: float
     ) -> list[tuple[Delivery, Grant]]:
         taken = self.store.world.taken
-        if call not in taken:
-            room = {group: wish.limit for group, wish in want.items()}
-            deliveries = await MemoryEventBus.read(self.bus, room, wait)
-            asks = []
-            for number, delivery in enumerate(deliveries):
-                wish = want[delivery.group]
-                ask = Ask(delivery.group, delivery.id, f"{call}.{number}", wish.lease, delivery.key, delivery.after)
-                ask.takeover, ask.position = wish.takeover, delivery.position
-                asks.append(ask)
-            taken[call] = (asks, deliveries)
-        asks, deliveries = taken[call]
+        if call in taken:
+            return await self._again(worker, *taken[call])
+        room = {group: wish.limit for group, wish in want.items()}
+        deliveries = await MemoryEventBus.read(self.bus, room, wait)
+        asks = []
+        for number, delivery in enumerate(deliveries):
+            wish = want[delivery.group]
+            ask = Ask(delivery.group, delivery.id, f"{call}.{number}", wish.lease, delivery.key, delivery.after)
+            ask.takeover, ask.position = wish.takeover, delivery.position
+            asks.append(ask)
+        taken[call] = (asks, deliveries)
         grants = await WatchedStore.claim(self.store, worker, asks)
         for ask, grant in zip(asks, grants, strict=True):
             if grant.kind is GrantKind.GRANTED:
                 grant.token = grant.token or ask.token
         return list(zip(deliveries, grants, strict=True))
+
+    async def _again(
+        self, worker: str, asks: list[Ask], deliveries: list[Delivery]
+    ) -> list[tuple[Delivery, Grant]]:
+        """Hand out what the call has granted and still holds; the rest comes again by time."""
+        held = []
+        for ask, delivery in zip(asks, deliveries, strict=True):
+            row = self.store.data.run(ask.group.topic, ask.group.agent, ask.event_id)
+            if row is not None and row.token == ask.token:
+                held.append((delivery, (await WatchedStore.claim(self.store, worker, [ask]))[0]))
+        return held
 
 
 def checked_types() -> tuple[type[EventBus], type[Store]]:

@@ -29,7 +29,7 @@ def asking(history: History) -> list[RunRow]:
     return [
         row
         for group in groups(history)
-        for row in history.world.tables.live_runs(group)
+        for row in history.world.tables.live(group)
         if row.state is TaskState.INPUT_REQUIRED and row.question == "q" and row.token is None
     ]
 
@@ -45,7 +45,7 @@ def _reasons(history: History) -> Iterator[str]:
     if history.busy:
         yield f"the driver is busy: {history.busy[0][1].get_name()}"
     for group in groups(history):
-        for row in world.tables.live_runs(group):
+        for row in world.tables.live(group):
             yield f"{group.agent} {row.event_id} is {row.state} {row}"
         if world.broker.unfinished(group):
             yield f"the bus has something for {group}"

@@ -32,7 +32,7 @@ class Process:
         self.loop, self.name = loop, name
         self.halted = ""
         self.skew = 0.0
-        self.held: list[asyncio.Handle] = []
+        self.held: list[_Handle] = []
         self.tasks: list[asyncio.Task[Any]] = []
         self.ended_at: float | None = None
         self.thawed_at = float("-inf")
@@ -67,15 +67,40 @@ class Process:
             self.ended_at = self.loop.time()
 
 
+class _Handle:
+    """What ``call_soon`` and ``call_at`` return: as of asyncio, without what only its own loops need."""
+
+    __slots__ = ("_args", "_callback", "_cancelled", "_context", "_when")
+
+    def __init__(
+        self, callback: Callable[..., object], args: Any, context: contextvars.Context | None, when: float
+    ) -> None:
+        self._callback, self._args, self._when = callback, args, when
+        self._context = contextvars.copy_context() if context is None else context
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Do not call it."""
+        self._cancelled = True
+
+    def cancelled(self) -> bool:
+        """Return whether it was cancelled."""
+        return self._cancelled
+
+    def when(self) -> float:
+        """Return for when it was scheduled."""
+        return self._when
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """Runs callbacks in order; when none is ready, time jumps to the next timer."""
-
-    _ready: collections.deque[Any]
-    _scheduled: list[Any]
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
+        self._soon: collections.deque[_Handle] = collections.deque()
+        self._timers: list[tuple[float, int, _Handle]] = []
+        self._serial = 0
         self.halted = 0
         self.turns = 0
         self.errors: list[dict[str, Any]] = []
@@ -86,24 +111,39 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Return virtual seconds since the loop was made."""
         return self._now
 
-    def resume(self, handles: list[asyncio.Handle]) -> None:
+    def resume(self, handles: list[_Handle]) -> None:
         """Let callbacks that were held back run after those that are ready."""
-        self._ready.extend(handles)
+        self._soon.extend(handles)
 
     def close(self) -> None:
         """Forget everything; what still waits never runs."""
         super().close()
-        self._ready.clear()
+        self._soon.clear()
+        self._timers.clear()
 
-    def _write_to_self(self) -> None:
-        """No other thread is to be woken."""
+    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+        """Call it in the next turn; raises ``RuntimeError`` when the loop is closed."""
+        self._check_closed()
+        handle = _Handle(callback, args, context, self._now)
+        self._soon.append(handle)
+        return handle
 
-    def _process_events(self, event_list: Any) -> None:
-        """There is no I/O."""
+    call_soon_threadsafe = call_soon
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+        """Call it at that time; what has the same time is called in the order of these calls."""
+        handle = _Handle(callback, args, context, when)
+        self._serial += 1
+        heapq.heappush(self._timers, (when, self._serial, handle))
+        return handle
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+        """Call it after a while."""
+        return self.call_at(self._now + delay, callback, *args, context=context)
 
     def _run_once(self) -> None:
         self._advance()
-        ready = self._ready
+        ready = self._soon
         self.turns += len(ready)
         if self.turns > _SPIN:
             raise Deadlock(f"{_SPIN} callbacks at {self._now:.3f} and no end: something spins")
@@ -126,20 +166,18 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _advance(self) -> None:
         """Make ready what is due; without anything ready, jump to what is due next."""
-        ready, scheduled = self._ready, self._scheduled
+        ready, timers = self._soon, self._timers
         if not ready:
-            while scheduled and scheduled[0]._cancelled:
-                heapq.heappop(scheduled)._scheduled = False
-            if not scheduled:
+            while timers and timers[0][2]._cancelled:
+                heapq.heappop(timers)
+            if not timers:
                 raise Deadlock("no callback is ready and no timer runs")
-            if scheduled[0]._when > self._now:
-                self._now = scheduled[0]._when
+            if timers[0][0] > self._now:
+                self._now = timers[0][0]
                 self.turns = 0
         end = self._now + _RESOLUTION
-        while scheduled and scheduled[0]._when < end:
-            timer = heapq.heappop(scheduled)
-            timer._scheduled = False
-            ready.append(timer)
+        while timers and timers[0][0] < end:
+            ready.append(heapq.heappop(timers)[2])
 
 
 def _make_task(loop: Any, work: Any, **kwargs: Any) -> Any:

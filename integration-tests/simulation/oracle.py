@@ -27,6 +27,8 @@ class Oracle:
         self.world = world
         self.violations: list[str] = []
         self.tokens: set[tuple[Group, str, str]] = set()
+        # A late repetition of a call may give a token again that was handed back unused.
+        self.returned: set[tuple[Group, str, str]] = set()
         self.closed: Counter[tuple[Group, str, int, int]] = Counter()
         self.finals: Counter[tuple[Group, str, int]] = Counter()
         self.postponed: Counter[tuple[Group, str, int]] = Counter()
@@ -40,6 +42,7 @@ class Oracle:
         self.paused: dict[str, float] = {}
         self.orphans: dict[tuple[Group, str, str], float] = {}
         self.lost = 0
+        self.moved_at = 0.0
 
     def wrong(self, text: str) -> None:
         """Note a violation."""
@@ -51,7 +54,7 @@ class Oracle:
     def transition(self, old: RunRow | None, new: RunRow, now: float) -> None:
         """Judge one write of a run."""
         what = f"{new.group.agent}.{new.group.epoch} {new.event_id}"
-        agent = self.world.tables.agent(new.group.topic, new.group.agent)
+        agent = self.world.tables._agents.get((new.group.topic, new.group.agent))
         if agent is None or agent.epoch != new.group.epoch:
             self.wrong(f"resurrection: {what} is written though its epoch has ended")
         if old is not None and old.group.epoch > new.group.epoch:
@@ -91,11 +94,11 @@ class Oracle:
 
     def _claimed(self, new: RunRow, what: str) -> None:
         token = (new.group, new.event_id, str(new.token))
-        if token in self.tokens:
+        if token in self.tokens and token not in self.returned:
             self.wrong(f"{what}: token {new.token} is given twice")
         self.tokens.add(token)
         self.world.trace("claim", f"{what} by {new.worker} g{new.generation} n{new.attempt} lost {new.lost}")
-        agent = self.world.tables.agent(new.group.topic, new.group.agent)
+        agent = self.world.tables._agents.get((new.group.topic, new.group.agent))
         if agent is None or agent.deleted:
             self.wrong(f"{what} is claimed though its agent is deleted")
         for orphan in [key for key in self.orphans if key[:2] == (new.group, new.event_id)]:
@@ -105,7 +108,7 @@ class Oracle:
 
     def _lane(self, new: RunRow, what: str) -> None:
         tables, group = self.world.tables, new.group
-        for row in tables.live_runs(group):
+        for row in tables.live(group):
             running = row.token is not None and row.state is not TaskState.INPUT_REQUIRED
             if running and row.lane == new.lane and row.event_id != new.event_id:
                 self.wrong(f"{what} starts in lane {new.lane} while {row.event_id} is claimed")
@@ -140,10 +143,12 @@ class Oracle:
         self.world.trace("settle", f"{what} {outcome.kind} {outcome.state if outcome.kind == 'final' else ''}")
         if row.token != outcome.token or row.state.final:
             self.wrong(f"{what}: a settle of {outcome.token} is accepted, the claim is {row.token}, {row.state}")
+        self.moved_at = self.world.loop.time()
         counts = self.counts.setdefault((group.topic, group.agent), {})
         for name, value in outcome.counts:
             counts[name] = counts.get(name, 0.0) + value
         if outcome.kind is OutcomeKind.HANDBACK:
+            self.returned.add((group, event_id, outcome.token))
             self.handed_back[group, event_id, row.generation, row.attempt] += 1
             return
         if outcome.kind is OutcomeKind.RETRY and outcome.attempt == row.attempt:
@@ -210,7 +215,7 @@ class Oracle:
         """Note what a killed worker leaves behind: it is to be taken over in time (D3)."""
         now = self.world.loop.time()
         for agent in self.world.tables.agents():
-            for row in self.world.tables.live_runs(agent.group):
+            for row in self.world.tables.live(agent.group):
                 if row.token is not None and row.worker == process.name:
                     lease = self.world.lease(agent.group)
                     self.orphans[row.group, row.event_id, str(row.token)] = now + lease + TAKEOVER_GRACE

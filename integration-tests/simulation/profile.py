@@ -11,19 +11,19 @@ KINDS = ("idle", "connection", "position", "ack_wait", "fused")
 
 # Probability of each fault at each port call, and what else may happen, by theme.
 CALM: dict[str, float] = {}
-LOSSY = {"lost_request": 0.01, "lost_reply": 0.01, "half": 0.02, "slow": 0.01, "twice": 0.01}
+LOSSY = {"lost_request": 0.01, "lost_reply": 0.02, "half": 0.02, "slow": 0.01, "twice": 0.01}
 THEMES: dict[str, tuple[dict[str, float], frozenset[str]]] = {
     "calm": (CALM, frozenset({"drain"})),
     "commands": (CALM, frozenset({"pause", "cancel", "replay", "history", "delete", "answer", "drain", "clear"})),
-    "kill": ({"kill": 0.003}, frozenset({"kill"})),
-    "stop": ({"stop": 0.004}, frozenset({"stop"})),
+    "kill": ({"kill": 0.006}, frozenset({"kill"})),
+    "stop": ({"stop": 0.006}, frozenset({"stop"})),
     "lossy": (LOSSY, frozenset({"drop"})),
     "zombie": ({"zombie": 0.02, "twice": 0.02}, frozenset({"drop"})),
     "outage": (CALM, frozenset({"outage"})),
     "cut": ({"lost_reply": 0.005}, frozenset({"cut", "drop"})),
     "clock": (CALM, frozenset({"step"})),
     "chaos": (
-        {**LOSSY, "zombie": 0.005, "kill": 0.001, "stop": 0.002},
+        {**LOSSY, "zombie": 0.01, "kill": 0.002, "stop": 0.003},
         frozenset(
             {"kill", "stop", "outage", "cut", "drop", "step", "pause", "cancel", "replay", "history", "delete"}
             | {"answer", "drain", "clear"}
@@ -147,7 +147,7 @@ def _agents(rng: random.Random, profile: Profile) -> None:
 
 
 def _events(rng: random.Random, profile: Profile) -> None:
-    count = rng.choice((5, 8, 12, 16, 25, 40))
+    count = rng.choice((4, 5, 6, 8, 10, 12, 15, 20)) if rng.random() < 0.95 else 40
     keys = rng.choice(((), (), ("k",), ("k", "l")))
     short = profile.theme == "kill"
     plans = [(name, weight) for name, weight in _PLANS if not short or name not in ("slow", "endless")]

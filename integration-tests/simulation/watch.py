@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from omnidaemon.model.run import Outcome
+from omnidaemon.model.run import Group, Outcome
 from omnidaemon.ports.ledger import KvRow, OutboxRow, RunRow
 from omnidaemon.ports.store import Put
 from omnidaemon_memory import MemoryStore, MemoryTables
@@ -20,6 +20,10 @@ class WatchedTables(MemoryTables):
     """Memory tables; the oracle sees each row before and after."""
 
     oracle: Oracle
+
+    def live(self, group: Group) -> list[RunRow]:
+        """Return the runs of a group that are not final."""
+        return self._runs.live(group)
 
     def put_run(self, row: RunRow) -> None:
         """Write a run."""
