@@ -18,6 +18,8 @@ from omnidaemon import (
     TaskFailed,
     TaskState,
 )
+from omnidaemon.ports.store import Put
+from omnidaemon.runtime.flags import SEEN, seen_key
 from omnidaemon_memory import MemoryEventBus, MemoryStore
 
 ONCE = RetryPolicy(max_attempts=1)
@@ -390,6 +392,24 @@ def test_health_is_degraded_by_many_dead_letters_and_orphans(make_sdk, serve, ru
             health = await sdk.health()
             assert health["status"] == "degraded"
             assert "omnidaemon agent delete t picky --cleanup" in health["warnings"][0]
+
+    run(main())
+
+
+def test_an_agent_without_a_worker_since_a_moment_is_no_orphan(make_sdk, serve, run):
+    sdk = make_sdk(orphan_after=0.2)
+    sdk.agent("t")(echo)
+
+    async def main():
+        async with serve(sdk):
+            await asyncio.sleep(0.25)  # registered longer ago than that, and served until now
+            await sdk.register_agent(AgentConfig(topic="t", callback=echo, name="late"))
+        async with sdk:
+            # The worker noted what it served when it began; "late" it would have noted with its next round.
+            assert [warning.split()[1] for warning in (await sdk.health())["warnings"]] == ["echo"]
+            await sdk.store.put(SEEN, [Put(seen_key("t", "echo"), b"1", ttl=60)])
+            assert (await sdk.health())["warnings"] == []
+            assert (await sdk.health())["status"] == "stopped"
 
     run(main())
 

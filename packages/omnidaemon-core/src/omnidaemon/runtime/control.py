@@ -11,7 +11,7 @@ from typing import Any
 from omnidaemon.model import jsontext
 from omnidaemon.model.errors import BackendError, Closed, InvalidContent
 from omnidaemon.ports.store import Put
-from omnidaemon.runtime.flags import FLAGS, VERSION, WORKERS, pause_key, paused_agents
+from omnidaemon.runtime.flags import FLAGS, SEEN, VERSION, WORKERS, pause_key, paused_agents, seen_key
 from omnidaemon.runtime.job import Subscription
 from omnidaemon.runtime.state import WorkerState
 
@@ -20,6 +20,7 @@ __all__ = ["Control"]
 _logger = logging.getLogger("omnidaemon.worker")
 INTERVAL = 0.5
 HEARTBEAT = 5.0
+NOTE_SEEN = 60.0
 
 
 class Control:
@@ -28,7 +29,7 @@ class Control:
     def __init__(self, state: WorkerState) -> None:
         self._state = state
         self._seen: int | None = -1
-        self._beat_at = float("-inf")
+        self._beat_at = self._noted_at = float("-inf")
         self._started = state.clock.time()
         self._looking = asyncio.Lock()
 
@@ -98,6 +99,11 @@ class Control:
             return
         await state.store.put(WORKERS, [Put(state.name, jsontext.dump(self.describe()), ttl=3 * HEARTBEAT)])
         self._beat_at = now
+        if now - self._noted_at >= NOTE_SEEN:
+            keep = state.settings.orphan_after
+            keys = [seen_key(group.topic, group.agent) for group, sub in state.subscriptions.items() if not sub.gone]
+            await state.store.put(SEEN, [Put(key, b"1", ttl=keep) for key in keys])
+            self._noted_at = now
 
     def describe(self) -> dict[str, Any]:
         """Return what this worker says of itself (T1)."""

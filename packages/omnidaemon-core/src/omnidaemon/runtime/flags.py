@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from omnidaemon.ports.store import Put, Store
 
-__all__ = ["FLAGS", "VERSION", "WORKERS", "bump", "pause_key", "paused_agents"]
+__all__ = ["FLAGS", "SEEN", "VERSION", "WORKERS", "bump", "pause_key", "paused_agents", "seen_key"]
 
 FLAGS = "control"
 WORKERS = "workers"
+# Notes of which agents had a worker; one expires after ``orphan_after``.
+SEEN = "seen"
 VERSION = "version"
+
+
+def seen_key(topic: str, agent: str) -> str:
+    """Return the name under which it is noted that an agent has a worker."""
+    return f"{topic}:{agent}"
 
 
 def pause_key(topic: str, agent: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from omnidaemon.model.errors import BackendError
 from omnidaemon.ports.event_bus import EventBus, Figure, TopicInfo
 from omnidaemon.ports.store import AgentRow, Store
-from omnidaemon.runtime.flags import paused_agents
+from omnidaemon.runtime.flags import SEEN, paused_agents, seen_key
 from omnidaemon.sdk.base import Base, agent_dict
 
 __all__ = ["Health", "agents_by_topic", "figure_of"]
@@ -84,8 +84,10 @@ class Health(Base):
         dead = sum(agent["dead_letters"] for agent in agents.values())
         if dead >= self.settings.max_dead_letters > 0:
             warnings.append(f"{dead} dead letters are kept; look with `omnidaemon dlq list`, then replay or purge them")
-        for row in rows:
-            if (row.topic, row.agent) not in serving and now - row.registered_at > self.settings.orphan_after:
+        old = [row for row in rows if now - row.registered_at > self.settings.orphan_after]
+        seen = await pair.store.get(SEEN, [seen_key(row.topic, row.agent) for row in old])
+        for row, lately in zip(old, seen, strict=True):
+            if lately is None and (row.topic, row.agent) not in serving:
                 warnings.append(
                     f"agent {row.agent} on {row.topic} has no worker and holds back its events; if it will not return:"
                     f" omnidaemon agent delete {row.topic} {row.agent} --cleanup"
