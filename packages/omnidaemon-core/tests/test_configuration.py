@@ -1,6 +1,7 @@
 """Choosing backends, settings, and every way to get them wrong (api.md §5-§7, design §2)."""
 
 import asyncio
+import importlib
 import subprocess
 import sys
 import textwrap
@@ -616,6 +617,11 @@ class TestNames:
         last = done.stderr.strip().splitlines()[-1]
         assert last.startswith(f"ImportError: cannot import {name!r} from 'omnidaemon': ")
         assert "omnidaemon" in last.split(": ", 2)[2]
+
+    def test_so_does_the_supervisors_module(self):
+        for name in ("omnidaemon.agent_runner", "omnidaemon.agent_runner.agent_supervisor_runner"):
+            with pytest.raises(ImportError, match=r"omnidaemon.agent_runner is gone: .* `omnidaemon run MODULE:SDK`"):
+                importlib.import_module(name)
 
     def test_any_other_name_is_an_ordinary_error(self):
         with pytest.raises(AttributeError, match="module 'omnidaemon' has no attribute 'nonsense'"):

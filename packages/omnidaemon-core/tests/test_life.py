@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from omnidaemon import (
+    AccessDenied,
     AgentConfig,
     BackendUnavailable,
     Closed,
@@ -497,6 +498,52 @@ def test_a_logger_for_the_agent(sdk, serve, run, caplog):
     event_id = run(main())
     (record,) = [record for record in caplog.records if record.getMessage() == "hello"]
     assert (record.agent, record.event_id, record.attempt) == ("work", event_id, 1)
+
+
+class Refusing(MemoryEventBus):
+    tries = 0
+
+    async def open(self):
+        Refusing.tries += 1
+        raise AccessDenied("redis://example refuses the user name or password")
+
+
+def test_wrong_credentials_are_an_error_at_once(store, run):
+    sdk = OmniDaemonSDK(event_bus=Refusing(), store=store, connect_timeout=60)
+
+    async def main():
+        for call in (sdk.start, lambda: sdk.publish("t", 1), sdk.connections.get):
+            Refusing.tries = 0
+            with pytest.raises(AccessDenied, match="refuses the user name or password"):
+                await call()
+            assert Refusing.tries == 1
+        health = await sdk.health()
+        assert (health["status"], health["event_bus_connected"], health["storage_healthy"]) == ("down", False, True)
+        assert "refuses" in health["error"]
+
+    run(main())
+
+
+class Late(MemoryStore):
+    tries = 0
+
+    async def open(self):
+        Late.tries += 1
+        if Late.tries < 3:
+            raise BackendUnavailable("not yet")
+        await super().open()
+
+
+def test_a_server_that_comes_up_in_time_is_waited_for(bus, serve, run):
+    sdk = OmniDaemonSDK(event_bus=bus, store=Late(), connect_timeout=5)
+    sdk.agent("t")(echo)
+
+    async def main():
+        async with serve(sdk):
+            assert Late.tries == 3
+            assert await (await sdk.publish("t", 1)).result(timeout=1) == 1
+
+    run(main())
 
 
 class Lost(MemoryStore):
