@@ -47,10 +47,6 @@ class TestMemoryWorker(WorkerContract):
     make_bus = TestMemoryEventBus.make_bus
     make_store = TestMemoryStore.make_store
 
-    @pytest.mark.xfail(reason="asks made before an outage may take over right after it (M5)", strict=False)
-    async def test_d4_an_unreachable_store_cancels_nothing(self):
-        await super().test_d4_an_unreachable_store_cancels_nothing()
-
 
 async def echo(message):
     await asyncio.sleep(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 
 from omnidaemon.model.envelope import SCHEMA_MAJOR, decode, schema_major
 from omnidaemon.model.errors import BackendError, Closed, DecodeError
@@ -17,6 +17,7 @@ from omnidaemon.model.run import (
     OutcomeKind,
     TaskState,
 )
+from omnidaemon.ports.store import Due
 from omnidaemon.runtime.job import Job, Subscription
 from omnidaemon.runtime.outcome import Outcomes
 from omnidaemon.runtime.state import WorkerState
@@ -107,7 +108,7 @@ class Intake:
         try:
             if not state.may_start or sent >= deadline:
                 raise BackendError("stale")
-            grants = await state.insist("store", lambda: state.store.claim(state.name, asks), until=deadline)
+            grants = await state.insist("store", lambda: self._claims(asks), until=deadline)
         except BackendError:
             # Nothing starts without a claim: give the events back uncounted (D16).
             await state.bus.give_back(deliveries)
@@ -115,6 +116,17 @@ class Intake:
         for ask, grant in zip(asks, grants, strict=True):
             grant.token = grant.token or ask.token
         await self._sort(list(zip(deliveries, grants, strict=True)), sent)
+
+    def _claims(self, asks: list[Ask]) -> Awaitable[list[Grant]]:
+        """Claim, with what may be taken over now: an outage may have come in between (M5)."""
+        for ask in asks:
+            ask.takeover = self._state.may_take_over
+        return self._state.store.claim(self._state.name, asks)
+
+    def _dues(self, call: str, want: dict[Group, DueWant]) -> Awaitable[Due]:
+        for wish in want.values():
+            wish.takeover = self._state.may_take_over
+        return self._state.store.due(self._state.name, call, want)
 
     def _ask(self, delivery: Delivery) -> Ask:
         """Return the wish to run a delivery, with a token of its own."""
@@ -282,7 +294,7 @@ class Intake:
             return DUE_INTERVAL
         until = state.clock.monotonic() + DUE_TIMEOUT
         self._asking = call, sent = self._asking or (state.token(), state.clock.monotonic())
-        due = await state.insist("store", lambda: state.store.due(state.name, call, want), until=until)
+        due = await state.insist("store", lambda: self._dues(call, want), until=until)
         self._asking = None
         jobs = [
             self._job(state.subscriptions[group], grant.event_id, grant, grant.body, None, sent)

@@ -33,7 +33,7 @@ class Relay:
             except Closed:
                 return
             except BackendError as error:
-                state.failed("bus", error)
+                state.failed("store", error)
                 pause = state.rng.uniform(0.2, 1.0)
 
     async def once(self) -> float:

@@ -90,7 +90,7 @@ class WorkerState:
     @property
     def may_take_over(self) -> bool:
         """Whether owners have had the time to renew after an outage (M5)."""
-        return self.clock.monotonic() >= self.takeover_at
+        return "store" not in self.trouble and self.clock.monotonic() >= self.takeover_at
 
     @property
     def shortest_lease(self) -> float:
@@ -117,13 +117,17 @@ class WorkerState:
             self.wake_settle.set()
 
     def failed(self, part: str, error: BaseException) -> None:
-        """Note that a backend cannot be reached."""
+        """Note that a backend cannot be reached; where both are one server, that is the store as well."""
+        if part == "bus" and self.fusion is not None:
+            part = "store"
         if part not in self.trouble:
             _logger.warning("worker %s: the %s is not reachable: %s", self.name, part, error, extra={"part": part})
         self.trouble[part] = str(error)
 
     def recovered(self, part: str) -> None:
         """Note that a backend answers again; owners get half a lease before anything is taken over."""
+        if part == "bus" and self.fusion is not None:
+            part = "store"
         if self.trouble.pop(part, None) is None:
             return
         _logger.warning("worker %s: the %s is reachable again", self.name, part, extra={"part": part})
