@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from omnidaemon.model.envelope import EventEnvelope, derived_id
 from omnidaemon.model.errors import BackendError, InvalidEvent, NotAttempted, OmniDaemonError, UnsupportedCapability
@@ -11,6 +11,9 @@ from omnidaemon.model.run import Deferred, Outgoing
 from omnidaemon.runtime.outgoing import build, checked
 from omnidaemon.sdk.base import Base
 from omnidaemon.sdk.handles import EventHandle, TaskHandle
+
+if TYPE_CHECKING:
+    from omnidaemon.sdk.fields import EventFields
 
 __all__ = ["Publishing"]
 
@@ -22,7 +25,9 @@ class Publishing(Base):
 
     webhooks = False
 
-    async def publish(self, topic: str | EventEnvelope, content: Any = None, **fields: Any) -> EventHandle:
+    async def publish(
+        self, topic: str | EventEnvelope, content: Any = None, **fields: Unpack[EventFields]
+    ) -> EventHandle:
         """Publish one event durably and return its handle.
 
         Args:
@@ -36,7 +41,7 @@ class Publishing(Base):
             PublishUncertain: Sent, outcome unknown; publishing it again with the same id is safe.
             BackendError: Not sent.
         """
-        event = self._event(topic, content, fields)
+        event = self._event(topic, content, cast("dict[str, Any]", fields))
         outgoing = checked(event, self.settings, webhooks=self.webhooks)
         pair = await self.connections.get()
         self._check_order(event)

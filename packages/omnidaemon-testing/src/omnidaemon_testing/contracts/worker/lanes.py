@@ -34,7 +34,7 @@ class LaneRules(WorkerBase):
         await self.worker(work, max_concurrency=4)
         handles = []
         for number in range(30):
-            fields = {field: f"lane{number % 3}"}
+            fields: dict[str, Any] = {field: f"lane{number % 3}"}
             handles.append(await first.publish(self.topic, number, **fields))
         await self.all_done(first, handles, within=self.takeover())
         for lane, numbers in order.items():
