@@ -34,10 +34,11 @@ class RedisFusion:
     async def take(self, worker: str, call: str, want: Mapping[Group, DueWant], wait: float) -> list[Pair]:
         """See ``Fusion.take``."""
         intake = self._bus.opened("take").intake
+        idle = self._bus.settings.lease
         intake.readers.add(worker)
         taking = _Taking(self._bus.settings.namespace, worker, call)
         wishes = {
-            group: Wish(group, wish.limit, wish.lease, wish.takeover, idle=wish.lease)
+            group: Wish(group, wish.limit, wish.lease, wish.takeover, idle=min(idle, wish.lease))
             for group, wish in want.items()
             if wish.limit > 0
         }

@@ -203,7 +203,7 @@ class Intake:
         due, soonest = [], now + _SWEEP_MOST
         returned, self._waiting.returned = self._waiting.returned, False
         for group, wish in wishes.items():
-            every = min(_SWEEP_MOST, max(_SWEEP_LEAST, wish.lease / 4))
+            every = min(_SWEEP_MOST, max(_SWEEP_LEAST, wish.idle / 4))
             at = self._swept.get(group)
             if at is None or returned or now >= at + every:
                 due.append(wish)
@@ -225,7 +225,7 @@ class Intake:
             part = due[at : at + size]
             args: list[Any] = [CANDIDATES]
             for wish in part:
-                idle = 0 if lost else max(1, int(wish.lease * 1000))
+                idle = 0 if lost else max(1, int(wish.idle * 1000))
                 args += (slot(self._namespace, wish.group.topic), wish.group.agent, group_name(wish.group), idle)
             parts.append(part)
             calls.append(Call(what, args[1] + b"s", args))
@@ -239,18 +239,18 @@ class Intake:
                 self._note_idle(part[place], found, now, lost=lost)
 
     def _note_idle(self, wish: Wish, found: list[bytes], now: float, *, lost: bool) -> None:
-        held, me = self.held.get(wish.group, {}), self.reader.encode()
-        limit = max(60.0, 4 * wish.lease)
+        held, mine = self.held.get(wish.group, {}), {reader.encode() for reader in self.readers}
+        limit = max(60.0, 4 * wish.idle)
         candidates = []
         for position, reader in zip(found[::2], found[1::2], strict=True):
-            if lost and reader != me:
+            if lost and reader not in mine:
                 continue
-            if reader == me and now - held.get(position, float("-inf")) < limit:
+            if reader in mine and now - held.get(position, float("-inf")) < limit:
                 continue
             candidates.append(position)
         if candidates:
             self._candidates[wish.group] = candidates
-            wish.idle = 0.0 if lost else wish.lease
+            wish.idle = 0.0 if lost else wish.idle
 
 
 def _order(position: bytes) -> tuple[float, int]:
