@@ -205,6 +205,15 @@ def test_lists_are_filtered_and_paged(sdk, serve, run):
                     break
             assert len(seen) == 7
             assert set(seen) == every
+            for listed in (sdk.list_results, sdk.dead_letters):
+                found, cursor = [], None
+                while True:
+                    entries = await listed(limit=1, cursor=cursor)
+                    found += [entry["task_id"] for entry in entries]
+                    cursor = entries.cursor
+                    if cursor is None:
+                        break
+                assert sorted(found) == sorted(every if listed == sdk.list_results else {events[5].id})
             assert len(await sdk.list_results(limit=3)) == 3
             assert {entry["task_id"] for entry in await sdk.list_results(tenant="b")} == {events[1].id, events[3].id}
             saved = [entry["saved_at"] for entry in await sdk.list_results()]

@@ -7,7 +7,13 @@ from typing import Any
 
 from omnidaemon.model.errors import InvalidEvent
 
-__all__ = ["checked_limit", "timestamp"]
+__all__ = ["Listing", "checked_limit", "timestamp"]
+
+
+class Listing(list[dict[str, Any]]):
+    """A page of entries; ``cursor`` is what the next call takes, None on the last page."""
+
+    cursor: str | None = None
 
 
 def timestamp(value: datetime | float | None) -> float | None:

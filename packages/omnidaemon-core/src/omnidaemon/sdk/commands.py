@@ -16,7 +16,7 @@ from omnidaemon.model.names import check_agent, check_topic
 from omnidaemon.model.run import Ask, GrantKind, Outcome, OutcomeKind, Record, Start, TaskState
 from omnidaemon.ports.store import AgentRow, Decision, Put, Query
 from omnidaemon.runtime.flags import bump, pause_key
-from omnidaemon.sdk.arguments import timestamp
+from omnidaemon.sdk.arguments import Listing, timestamp
 from omnidaemon.sdk.base import record_dict
 from omnidaemon.sdk.deletion import Deleting
 
@@ -69,11 +69,16 @@ class Commands(Deleting):
         since: datetime | float | None = None,
         limit: int = 100,
         cursor: str | None = None,
-    ) -> list[dict[str, Any]]:
-        """Return dead letters, newest first, each with its event, reason and every attempt (Q1)."""
+    ) -> Listing:
+        """Return dead letters, newest first, each with its event, reason and every attempt (Q1).
+
+        The list's ``cursor``, unless it is None, gives the next page.
+        """
         query = Query(topic=topic, agent=agent, dead=True, tenant=tenant, since=timestamp(since))
         page = await self.record_page(query, cursor, limit)
-        return [record_dict(record) for record in page.items]
+        found = Listing(record_dict(record) for record in page.items)
+        found.cursor = page.cursor
+        return found
 
     async def inspect_dlq(self, topic: str, limit: int = 10) -> list[dict[str, Any]]:
         """Return a topic's dead letters: the 0.1 name of :meth:`dead_letters`."""

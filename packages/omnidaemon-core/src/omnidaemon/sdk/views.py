@@ -13,7 +13,7 @@ from omnidaemon.model.run import Start, TaskState
 from omnidaemon.ports.event_bus import GroupInfo
 from omnidaemon.ports.store import Put, Query
 from omnidaemon.runtime.flags import paused_agents
-from omnidaemon.sdk.arguments import checked_limit, timestamp
+from omnidaemon.sdk.arguments import Listing, checked_limit, timestamp
 from omnidaemon.sdk.base import CONFIG, agent_dict, record_dict
 from omnidaemon.sdk.health import Health, agents_by_topic, figure_of
 
@@ -41,14 +41,19 @@ class Views(Health):
         record = await self.find_one(task_id)
         return None if record is None or not record.state.final else record_dict(record)
 
-    async def list_results(self, limit: int = 100, *, tenant: str | None = None) -> list[dict[str, Any]]:
-        """Return finished tasks, newest first, as ``{task_id, result, saved_at}``."""
+    async def list_results(self, limit: int = 100, *, tenant: str | None = None, cursor: str | None = None) -> Listing:
+        """Return finished tasks, newest first, as ``{task_id, result, saved_at}``.
+
+        The list's ``cursor``, unless it is None, gives the next page.
+        """
         states = [state for state in TaskState if state.final]
-        page = await self.record_page(Query(states=states, tenant=tenant), None, limit)
-        return [
+        page = await self.record_page(Query(states=states, tenant=tenant), cursor, limit)
+        found = Listing(
             {"task_id": record.event_id, "result": record_dict(record), "saved_at": record.updated}
             for record in page.items
-        ]
+        )
+        found.cursor = page.cursor
+        return found
 
     async def list_tasks(
         self,
