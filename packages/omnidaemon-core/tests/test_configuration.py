@@ -602,6 +602,76 @@ class TestNames:
         assert sorted(omnidaemon.__all__) == omnidaemon.__all__
         assert set(omnidaemon.__all__) <= set(dir(omnidaemon))
 
+    def test_every_name_of_the_sdk_is_drawn_or_decided(self):
+        """ADR 0003 lists what the drawn interface does not have; update both together."""
+        drawn = {
+            "add_agent",
+            "agent",
+            "register_agent",
+            "start",
+            "stop",
+            "shutdown",
+            "run",
+            "wait_stopped",
+            "publish",
+            "publish_many",
+            "publish_task",
+            "task",
+            "store",
+            "event_bus",
+            "list_agents",
+            "get_agent",
+            "unsubscribe_agent",
+            "pause_agent",
+            "resume_agent",
+            "delete_agent",
+            "delete_topic",
+            "health",
+            "get_result",
+            "list_results",
+            "delete_result",
+            "metrics",
+            "get_metrics",
+            "clear_results",
+            "clear_metrics",
+            "save_config",
+            "get_config",
+            "storage_health",
+            "list_streams",
+            "inspect_stream",
+            "list_topics",
+            "inspect_topic",
+            "topic_stats",
+            "list_groups",
+            "inspect_dlq",
+            "get_bus_stats",
+            "cancel",
+            "dead_letters",
+            "replay_dead_letters",
+            "purge_dead_letters",
+            "replay",
+            "list_tasks",
+            "get_task",
+        }
+        decided = {"skip", "clear_agents", "clear_config", "clear_all", "agents", "running", "settings", "stop_intake"}
+        internal = {
+            "choose",
+            "clock",
+            "connections",
+            "agent_row",
+            "agent_rows",
+            "agents_on",
+            "answer",
+            "find_one",
+            "find_records",
+            "record_page",
+            "served",
+            "webhooks",
+            "workers",
+        }
+        shown = {name for name in {*dir(OmniDaemonSDK), *vars(OmniDaemonSDK())} if not name.startswith("_")}
+        assert shown == drawn | decided | internal
+
     def test_every_error_is_exported(self):
         from omnidaemon.model import errors
 
