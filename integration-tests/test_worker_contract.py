@@ -1,6 +1,7 @@
 """The rules of bus, store and worker together, where bus and store are two systems: nothing is fused."""
 
 import pytest
+
 from omnidaemon_redis import RedisEventBus, RedisStore
 from omnidaemon_sqlite import SQLiteEventBus, SQLiteStore
 from omnidaemon_testing import WorkerContract

@@ -33,7 +33,7 @@ async def work(message: dict[str, Any], ctx: Context) -> int:
 
 
 @sdk.agent("chaos.next", lease=LEASE)
-async def count(message: dict[str, Any], ctx: Context) -> None:
+async def count(message: dict[str, Any]) -> None:
     _note("next", str(message["content"]["number"]))
 
 

@@ -71,7 +71,7 @@ class Crew:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
-                raise AssertionError(f"{what} did not come true within {seconds} s; workers said:\n{self.logs()[-3000:]}")
+                raise AssertionError(f"no {what} within {seconds} s; workers said:\n{self.logs()[-3000:]}")
             await asyncio.sleep(0.02)
 
     async def publish(self, sdk: OmniDaemonSDK, first: int, number: int) -> list[str]:
@@ -107,7 +107,8 @@ class Crew:
             if time.monotonic() > deadline:
                 missing = [event_id for event_id in ids if not self.runs("end")[event_id]]
                 raise AssertionError(
-                    f"{done} of {wanted} after {seconds} s; never ended: {missing[:5]}; workers said:\n{self.logs()[-3000:]}"
+                    f"{done} of {wanted} after {seconds} s; never ended: {missing[:5]};"
+                    f" workers said:\n{self.logs()[-3000:]}"
                 )
             await asyncio.sleep(0.1)
         metrics = (await sdk.metrics())["chaos"]["work"]

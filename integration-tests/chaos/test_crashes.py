@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from chaos.crew import LEASE, Crew
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -17,10 +18,8 @@ EVENTS = 400
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
 def crew(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Crew]:
-    if request.param == "redis":
-        backend = request.getfixturevalue("redis_url")
-    else:
-        backend = f"sqlite:///{tmp_path / 'chaos.db'}"
+    file = f"sqlite:///{tmp_path / 'chaos.db'}"
+    backend = request.getfixturevalue("redis_url") if request.param == "redis" else file
     with Crew(backend, f"chaos{secrets.token_hex(4)}", tmp_path) as made:
         yield made
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from chaos.crew import Crew
 from chaos.proxy import Proxy
 from services.redis import RedisServer
