@@ -50,6 +50,7 @@ def test_giving_up_keeps_type_message_traceback_and_every_attempt(sdk, serve, ru
             assert letter["state"] == letter["status"] == "failed"
             assert letter["content"] == {"a": 1}
             assert letter["tenant_id"] == "acme"
+            assert letter["version"] == "7"
             assert letter["task_id"] == event.id
             assert letter["expires_at"] is None
             assert [(entry["error_type"], entry["error"]) for entry in letter["history"]] == [

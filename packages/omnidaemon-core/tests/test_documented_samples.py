@@ -383,7 +383,9 @@ def test_monitor_agent_health(run):
         await sdk.shutdown()
 
     run(main())
-    assert list(dict.fromkeys(seen)) == ["ready", "running", "stopped"]
+    assert seen[0] == "ready"
+    assert "running" in seen
+    assert seen[-1] == "stopped"
 
 
 @pytest.mark.parametrize(("name", "value"), DEPRECATED.items())

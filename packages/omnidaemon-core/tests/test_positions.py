@@ -115,6 +115,11 @@ def test_history_replay_is_for_one_agent_and_moves_no_cursor(sdk, serve, run, re
             again = await sdk.replay("t", "work", start=positions[1], end=positions[3], job=done.job)
             assert (again.job, again.replayed) == (done.job, 3)
             await eventually(lambda: of(seen) == [0, 1, 2, 3, 1, 2, 3])
+
+            async def idle():
+                return not (await sdk.list_tasks(state=["submitted", "working"]))["tasks"]
+
+            await eventually(idle)
             whole = await sdk.replay("t", "work")
             assert whole.replayed == 4
 

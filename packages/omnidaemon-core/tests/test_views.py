@@ -84,6 +84,7 @@ def test_a_result_keeps_its_shape(sdk, serve, run):
             }  # fmt: skip
             assert result["result"] == result["content"] == {"a": 1}
             assert result["status"] == "completed"
+            assert result["version"] == "3"
             assert result["agent"] == "echo"
             assert result["tenant_id"] == "acme"
             assert result["task_id"] == event.id

@@ -21,7 +21,7 @@ from pydantic import (
 from omnidaemon.model.errors import ConfigurationError, InvalidName
 from omnidaemon.model.names import check_agent, check_topic
 
-__all__ = ["AgentConfig", "RetryPolicy", "Seconds", "SubscriptionConfig"]
+__all__ = ["DEFAULT_VERSION", "AgentConfig", "RetryPolicy", "Seconds", "SubscriptionConfig"]
 
 
 def _seconds(value: Any) -> Any:
@@ -70,6 +70,7 @@ class RetryPolicy(_Declaration):
         return rng.uniform(0, ceiling) if self.jitter == "full" else ceiling
 
 
+DEFAULT_VERSION = "1.0.0"
 _OLD_NAMES = ("max_retries", "dlq_retry_limit", "consumer_count", "dlq_enabled", "reclaim_idle_ms")
 
 
@@ -171,7 +172,7 @@ class AgentConfig(_Declaration):
     name: str = ""
     tools: tuple[str, ...] = ()
     description: str = ""
-    version: str = "1.0.0"
+    version: str = DEFAULT_VERSION
     tags: tuple[str, ...] = ()
     config: SubscriptionConfig = Field(default_factory=SubscriptionConfig)
     isolation: Literal["inline", "thread"] | None = None

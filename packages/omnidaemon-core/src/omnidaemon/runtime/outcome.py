@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 from omnidaemon.model import histogram, jsontext
+from omnidaemon.model.agent import DEFAULT_VERSION
 from omnidaemon.model.errors import InvalidContent, InvalidEvent, NonRetryable, PayloadTooLarge, RetryAfter
 from omnidaemon.model.run import Outcome, OutcomeKind, TaskState
 from omnidaemon.ports.clock import Clock
@@ -190,7 +191,7 @@ class Outcomes:
     ) -> bytes:
         """Return the record's data: what ran where, how long each attempt and step took, and why it ended."""
         now, took = self._clock.time(), round(max(0.0, ended - job.started), 6) if job.started else 0.0
-        context = job.context
+        context, version = job.context, job.subscription.config.version
         if (
             error is None
             and asked is None
@@ -198,8 +199,11 @@ class Outcomes:
             and (context is None or (context.steps is None and context.used is None))
         ):
             # The common case by far: keep it small and cheap.
-            return b'{"runner_id":%b,"ended":%.3f,"took":%.6f}' % (self._runner_id, now, took)
+            versioned = b"" if version == DEFAULT_VERSION else b',"version":%b' % jsontext.dump(version)
+            return b'{"runner_id":%b,"ended":%.3f,"took":%.6f%b}' % (self._runner_id, now, took, versioned)
         data = read_data(job.grant.data)
+        if version != DEFAULT_VERSION:
+            data["version"] = version
         data.update(runner_id=self._worker, ended=round(now, 3), took=took)
         entry: dict[str, Any] = {
             "attempt": job.grant.attempt,

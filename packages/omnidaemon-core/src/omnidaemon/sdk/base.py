@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from omnidaemon.model import jsontext
+from omnidaemon.model.agent import DEFAULT_VERSION
 from omnidaemon.model.envelope import EventEnvelope, decode
 from omnidaemon.model.errors import AmbiguousTask, DecodeError, InvalidEvent, TaskError, TaskNotFound
 from omnidaemon.model.names import split_task_id, task_id
@@ -240,6 +241,7 @@ def record_dict(record: Record) -> dict[str, Any]:
         "starts": record.starts,
         "generation": record.generation,
         "runner_id": data.get("runner_id"),
+        "version": data.get("version", DEFAULT_VERSION),
         "timestamp": record.updated,
         "created": record.created,
         "expires_at": record.expires,
