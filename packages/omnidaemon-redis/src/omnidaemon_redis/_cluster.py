@@ -121,7 +121,7 @@ class ClusterServer:
             if isinstance(what, bytes):
                 if key:
                     return await client.execute_command(what.decode(), key, *args)
-                return await client.execute_command(what.decode(), *args, target_nodes=RedisCluster.RANDOM)
+                return await client.execute_command(what.decode(), *args, target_nodes=client.get_random_node())
             try:
                 return await client.execute_command("EVALSHA", what.sha, 1, key, *args)
             except driver.NoScriptError:

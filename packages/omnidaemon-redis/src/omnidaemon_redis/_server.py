@@ -111,12 +111,12 @@ class Link:
         return replies
 
     async def close(self) -> None:
-        """Disconnect; idempotent."""
-        await self._drop()
+        """Disconnect, and wait until that is done: TLS says goodbye. Idempotent."""
+        await self._drop(nowait=False)
 
-    async def _drop(self) -> None:
+    async def _drop(self, *, nowait: bool = True) -> None:
         try:
-            await self._connection.disconnect(nowait=True)
+            await self._connection.disconnect(nowait=nowait)
         except (driver.RedisError, OSError, RuntimeError):
             return  # it is as gone as can be
 
@@ -160,8 +160,7 @@ class SingleServer:
         """Close all connections; idempotent."""
         self._pool = None
         links, self._links, self._free = self._links, set(), []
-        for link in links:
-            await link.close()
+        await asyncio.gather(*(link.close() for link in links))
         if self._sentinel is not None:
             for client in self._sentinel.sentinels:
                 await client.aclose()
