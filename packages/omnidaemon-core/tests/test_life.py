@@ -196,6 +196,36 @@ def test_close_names_a_thread_that_cannot_be_stopped(sdk, run, caplog):
     run(main())
 
 
+def test_threads_of_steps_are_treated_like_those_of_agents(sdk, run, caplog):
+    release = [threading.Event(), threading.Event()]
+
+    @sdk.agent("t", timeout=0.05, max_concurrency=1, retry=RetryPolicy(max_attempts=1))
+    async def work(ctx: Context, message):
+        if message["content"] == "stuck":
+            await asyncio.gather(*(ctx.step(f"wait {n}", release[n].wait, 5) for n in range(2)))
+        return "fine"
+
+    async def main():
+        await sdk.start()
+        event = await sdk.publish("t", "stuck")
+        with pytest.raises(TaskFailed):
+            await event.result(timeout=2)
+        waiting = await sdk.publish("t", "next")
+        release[0].set()
+        await asyncio.sleep(0.05)
+        assert await sdk.get_task(waiting.id) is None  # the other one has not returned
+        await sdk.stop(grace=0.05)
+        assert f"agent work still runs event {event.id} in a thread that cannot be stopped" in caplog.text
+        await sdk.start()
+        assert await waiting.result(timeout=1) == "fine"
+        await sdk.shutdown()
+
+    began = time.monotonic()
+    run(main())
+    assert time.monotonic() - began < 2  # nobody waited for the thread
+    release[1].set()
+
+
 def test_a_slot_is_free_again_when_the_thread_returns(sdk, serve, run):
     release = threading.Event()
 

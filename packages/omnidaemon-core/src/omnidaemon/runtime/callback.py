@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import inspect
-import threading
 import typing
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -16,7 +14,7 @@ from omnidaemon.ports.context import Context
 from omnidaemon.ports.event_bus import PORT_VERSION
 from omnidaemon.ports.runner import Done, Runner, RunnerCapabilities
 from omnidaemon.runtime.parameters import arguments_of, unbound
-from omnidaemon.runtime.signals import AskSignal
+from omnidaemon.runtime.threads import in_thread
 
 __all__ = ["CallbackRunner"]
 
@@ -46,7 +44,7 @@ class CallbackRunner:
         arguments = self._build(event, context)
         if self._threaded:
             loop = asyncio.get_running_loop()
-            value = await _in_thread(lambda: self._call_blocking(arguments, context, loop), context)
+            value = await in_thread(lambda: self._call_blocking(arguments, context, loop), context)
         else:
             value = self._callback(**arguments)
         # A wrapper that is no coroutine function may still return a coroutine: it belongs to this loop.
@@ -87,56 +85,6 @@ async def _finished(value: Any, context: Context) -> Any:
 
 async def _emit(context: Context, item: Any) -> None:
     await context.emit(item)
-
-
-async def _in_thread(call: Callable[[], Any], context: Context) -> Any:
-    """Run in a daemon thread of its own, so that one that never returns cannot keep the process (D10).
-
-    A cancelled call leaves its thread running; the context, if it wants to know, gets a future that
-    ends with it, so that the slot stays taken until then.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-    ended: asyncio.Future[None] = loop.create_future()
-    variables = contextvars.copy_context()
-
-    def work() -> None:
-        try:
-            value, error = variables.run(call), None
-        except BaseException as caught:  # noqa: BLE001 - carried over to the awaiting side
-            value, error = None, caught
-        try:
-            loop.call_soon_threadsafe(finish, value, error)
-        except RuntimeError:
-            return  # the loop was closed while this thread could not be stopped
-
-    def finish(value: Any, error: BaseException | None) -> None:
-        if not ended.done():
-            ended.set_result(None)
-        if future.done():
-            return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(_carried(error))
-
-    threading.Thread(target=work, name="omnidaemon-agent", daemon=True).start()
-    try:
-        return await future
-    except asyncio.CancelledError:
-        abandon = getattr(context, "abandon", None)
-        if abandon is not None:
-            abandon(ended)
-        raise
-
-
-def _carried(error: BaseException) -> BaseException:
-    """Return what the awaiting side is to raise: nothing that would mean something else in its loop."""
-    if isinstance(error, StopIteration) or not isinstance(error, (Exception, AskSignal, SystemExit)):
-        carried = RuntimeError(f"the agent raised {type(error).__name__}: {error}")
-        carried.__cause__ = error
-        return carried
-    return error
 
 
 if typing.TYPE_CHECKING:

@@ -22,6 +22,7 @@ from omnidaemon.runtime.handover import Handover
 from omnidaemon.runtime.job import Flag, Job
 from omnidaemon.runtime.outcome import postponed
 from omnidaemon.runtime.signals import AskSignal
+from omnidaemon.runtime.threads import in_thread
 from omnidaemon.settings import Settings
 
 __all__ = ["RunContext", "Surroundings"]
@@ -139,7 +140,7 @@ class RunContext:
         if inspect.iscoroutinefunction(fn):
             value = await fn(*args)
         else:
-            value = await asyncio.to_thread(fn, *args)
+            value = await in_thread(lambda: fn(*args), self)
             if inspect.isawaitable(value):
                 value = await value
         self.steps = {**(self.steps or {}), key: round(time.perf_counter() - began, 6)}
@@ -173,7 +174,8 @@ class RunContext:
 
     def abandon(self, ended: asyncio.Future[None]) -> None:
         """Keep the run's slot until ``ended``: a thread of it cannot be stopped (D10)."""
-        self._job.leftover = ended
+        before = self._job.leftover
+        self._job.leftover = ended if before is None or before.done() else asyncio.gather(before, ended)
 
     async def _all_notes(self) -> dict[str, bytes]:
         if self._notes is None:

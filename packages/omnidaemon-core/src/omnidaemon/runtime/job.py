@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omnidaemon.model.agent import AgentConfig
 from omnidaemon.model.envelope import EventEnvelope
@@ -104,7 +104,7 @@ class Job:
     task: asyncio.Task[None] | None = None
     context: RunContext | None = None
     followups: list[Deferred] = field(default_factory=list)
-    leftover: asyncio.Future[None] | None = None
+    leftover: asyncio.Future[Any] | None = None
     outcome: Outcome | None = None
 
     @property
