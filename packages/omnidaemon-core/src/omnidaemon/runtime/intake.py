@@ -18,8 +18,10 @@ from omnidaemon.model.run import (
     TaskState,
 )
 from omnidaemon.ports.store import Due
+from omnidaemon.runtime.asks import adoption_of, ask_for
 from omnidaemon.runtime.job import Job, Subscription
 from omnidaemon.runtime.outcome import Outcomes
+from omnidaemon.runtime.spill import Spill
 from omnidaemon.runtime.state import WorkerState
 
 __all__ = ["Intake"]
@@ -45,6 +47,7 @@ class Intake:
         self._taking: tuple[str, float] | None = None
         self._asking: tuple[str, float] | None = None
         self._placed: Collection[Group] = ()
+        self._spill = Spill(state)
         self._rated = state.clock.monotonic()
 
     async def fresh(self) -> None:
@@ -53,24 +56,31 @@ class Intake:
         while not state.stopping:
             state.wake_intake.clear()
             self._rate()
-            # A room of 0 keeps the place in the group; what is gone has none to keep.
-            want = {group: self._room(sub) for group, sub in state.subscriptions.items() if not sub.gone}
-            full = not state.may_start or not any(want.values()) or len(state.finished) > 2 * AHEAD_MAX
-            if full and all(group in want for group in self._placed):
-                await state.clock.wait(state.wake_intake, READ_WAIT)
-                continue
-            saturated = any(not room and not state.subscriptions[group].paused for group, room in want.items())
-            # What is read at the end of the wait must still be fresh (M4).
-            if full:
-                want = dict.fromkeys(want, 0)
-            wait = 0.0 if full else SATURATED_WAIT if saturated else min(READ_WAIT, state.shortest_lease / 3)
             try:
-                await (self._take(want, wait) if state.fusion is not None else self._read(want, wait))
+                await self._fresh()
             except Closed:
                 return
             except BackendError as error:
                 state.failed("bus", error)
-                await state.clock.wait(state.wake_intake, state.rng.uniform(0.1, 1.0))
+                await state.clock.wait(state.wake_intake, state.retry_pause())
+
+    async def _fresh(self) -> None:
+        state = self._state
+        # A room of 0 keeps the place in the group; what is gone has none to keep.
+        want = {group: self._room(sub) for group, sub in state.subscriptions.items() if not sub.gone}
+        if not state.may_start or len(state.finished) > 2 * AHEAD_MAX:
+            want = dict.fromkeys(want, 0)
+        else:
+            await self._spill.once(want)
+        if any(want.values()):
+            saturated = any(not room and not state.subscriptions[group].paused for group, room in want.items())
+            # What is read at the end of the wait must still be fresh (M4).
+            wait = SATURATED_WAIT if saturated else min(READ_WAIT, state.shortest_lease / 3)
+            await (self._take(want, wait) if state.fusion is not None else self._read(want, wait))
+        elif all(group in want for group in self._placed):
+            await state.clock.wait(state.wake_intake, READ_WAIT)
+        else:
+            await self._read(want, 0.0)
 
     async def _take(self, want: dict[Group, int], wait: float) -> None:
         state = self._state
@@ -102,15 +112,20 @@ class Intake:
     async def claim(self, deliveries: Sequence[Delivery], read_at: float) -> None:
         """Claim what was read at ``read_at`` (monotonic), unless that is too long ago (M4)."""
         state = self._state
-        asks = [self._ask(delivery) for delivery in deliveries]
+        asks = [ask_for(state, delivery) for delivery in deliveries]
         deadline = read_at + state.shortest_lease
         sent = state.clock.monotonic()
+        if not state.may_start or sent >= deadline:
+            await state.bus.give_back(deliveries)
+            return
         try:
-            if not state.may_start or sent >= deadline:
-                raise BackendError("stale")
             grants = await state.insist("store", lambda: self._claims(asks), until=deadline)
         except BackendError:
-            # Nothing starts without a claim: give the events back uncounted (D16).
+            # Nothing starts without a claim: give the events back uncounted (D16), claims of unknown fate too.
+            for ask in asks:
+                grant = Grant(GrantKind.GRANTED, token=ask.token)
+                job = self._job(state.subscriptions[ask.group], ask.event_id, grant, b"", None, sent)
+                state.finish(job, self._outcomes.handback(job))
             await state.bus.give_back(deliveries)
             return
         for ask, grant in zip(asks, grants, strict=True):
@@ -127,26 +142,6 @@ class Intake:
         for wish in want.values():
             wish.takeover = self._state.may_take_over
         return self._state.store.due(self._state.name, call, want)
-
-    def _ask(self, delivery: Delivery) -> Ask:
-        """Return the wish to run a delivery, with a token of its own."""
-        state, lane, tenant = self._state, delivery.key, None
-        try:
-            event = decode(delivery.body)
-            lane, tenant = event.lane, event.tenant_id
-        except DecodeError:
-            pass  # claimed all the same: it becomes a dead letter
-        return Ask(
-            delivery.group,
-            delivery.id,
-            state.token(),
-            state.subscriptions[delivery.group].lease,
-            lane,
-            delivery.after,
-            tenant,
-            takeover=state.may_take_over,
-            position=delivery.position,
-        )
 
     async def _sort(self, pairs: list[tuple[Delivery, Grant]], sent: float, waited: float = 0.0) -> None:
         """Start what was granted, and put away the rest."""
@@ -165,10 +160,7 @@ class Intake:
             elif kind is GrantKind.GRANTED:
                 jobs.append(self._job(subscription, delivery.id, grant, delivery.body, delivery, sent))
             elif kind in (GrantKind.BUSY, GrantKind.BEHIND, GrantKind.SUSPECT):
-                ask = self._ask(delivery)
-                item = Adoption(delivery.group, delivery.id, delivery.body, None, ask.lane, delivery.after, ask.tenant)
-                item.position = delivery.position
-                adopt.append((delivery, item))
+                adopt.append((delivery, adoption_of(delivery)))
             else:
                 finish.append(delivery)
                 if grant.unsent:
@@ -272,7 +264,7 @@ class Intake:
                 return
             except BackendError as error:
                 state.failed("store", error)
-                pause = state.rng.uniform(0.1, 1.0)
+                pause = state.retry_pause()
         if self._asking is not None:
             await self._due()  # what it granted is handed back (M12)
 
@@ -284,18 +276,14 @@ class Intake:
         alone = state.quiet and not state.jobs
         if state.quiet and not alone:
             return 0.05
-        takeover = state.may_take_over
-        want = {
-            group: DueWant(1 if alone else self._inbox_room(sub), sub.lease, alone=alone, takeover=takeover)
-            for group, sub in state.subscriptions.items()
-            if not sub.paused and not sub.gone
-        }
+        want = self._wishes(alone=alone)
         if not want:
             return DUE_INTERVAL
         until = state.clock.monotonic() + DUE_TIMEOUT
         self._asking = call, sent = self._asking or (state.token(), state.clock.monotonic())
         due = await state.insist("store", lambda: self._dues(call, want), until=until)
         self._asking = None
+        state.inbox_waits = due.next_in is not None and due.next_in <= 0
         jobs = [
             self._job(state.subscriptions[group], grant.event_id, grant, grant.body, None, sent)
             for group, grants in due.grants.items()
@@ -315,8 +303,17 @@ class Intake:
         if state.quiet and state.to_agents is not None:
             return 0.05
         # What is due and not to be had yet, for want of room or of the right to take over, is not polled hard.
-        least = 0.01 if takeover and all(wish.limit for wish in want.values()) else 0.05
+        least = 0.01 if state.may_take_over and all(wish.limit for wish in want.values()) else 0.05
         return min(DUE_INTERVAL, DUE_INTERVAL if due.next_in is None else max(least, due.next_in))
+
+    def _wishes(self, *, alone: bool) -> dict[Group, DueWant]:
+        """Return what can be started of the inbox now."""
+        state, takeover = self._state, self._state.may_take_over
+        return {
+            group: DueWant(1 if alone else self._inbox_room(sub), sub.lease, alone=alone, takeover=takeover)
+            for group, sub in state.subscriptions.items()
+            if not sub.paused and not sub.gone
+        }
 
     def _room(self, sub: Subscription) -> int:
         """How many fresh events an agent can start soon."""

@@ -15,6 +15,9 @@ __all__ = ["Janitor"]
 _logger = logging.getLogger("omnidaemon.worker")
 INTERVAL = 60.0
 LEADER = "leader"
+# For how long a follow-up whose publish was never confirmed may be sent again, once nothing is in the way:
+# a relay that dies has it for its lease (M11), and the next one has to get to it.
+UNCONFIRMED = 60.0
 
 
 class Janitor:
@@ -61,12 +64,13 @@ class Janitor:
 
     async def _forget(self, info: GroupInfo, now: float) -> None:
         """Drop marks whose window has passed, if nothing can still bring those events (M6)."""
-        state = self._state
-        oldest = info.oldest
+        state, oldest = self._state, info.oldest
+        if state.trouble or state.clock.monotonic() - state.calm_since < UNCONFIRMED:
+            return  # follow-ups that could not be sent, or not be confirmed, come first
         if oldest is None and (info.lag.value != 0 or info.pending.value != 0):
             return  # the bus cannot tell what it still holds for the group
-        lease = state.shortest_lease
-        before = min(now, now if oldest is None else oldest) - state.settings.dedup_window - 2 * lease
+        window = max(state.settings.dedup_window, UNCONFIRMED) + 2 * state.longest_lease
+        before = min(now, now if oldest is None else oldest) - window
         await state.store.forget(info.group, before)
 
     async def _sweep(self, group: Group) -> None:

@@ -7,7 +7,7 @@ import itertools
 import logging
 import random
 import secrets
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -41,8 +41,10 @@ class WorkerState:
         outgoing: Follow-ups of accepted settles, leased to this worker, to be published next.
         stopping: No intake any more.
         quiet: A suspect waits for this worker to have emptied itself (M10).
+        inbox_waits: The inbox holds something due that nobody has taken.
         flags_at: Monotonic time of which the agents' flags are known.
         takeover_at: Monotonic time before which no expired claim is taken over (M5).
+        calm_since: Monotonic time since which bus and store have been there.
         trouble: What is unreachable now, with the error's text; empty when all is well.
     """
 
@@ -62,8 +64,10 @@ class WorkerState:
     stopping: bool = False
     closing: bool = False
     quiet: bool = False
+    inbox_waits: bool = False
     flags_at: float = float("-inf")
     takeover_at: float = 0.0
+    calm_since: float = 0.0
     trouble: dict[str, str] = field(default_factory=dict)
     unreadable: int = 0
     wake_intake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -75,6 +79,7 @@ class WorkerState:
     wake_janitor: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     rng: random.Random = field(default_factory=random.Random)
+    _back: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
     _prefix: str = field(default_factory=lambda: secrets.token_hex(6))
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -96,6 +101,15 @@ class WorkerState:
     def shortest_lease(self) -> float:
         """The shortest lease of the agents served, seconds."""
         return min((sub.lease for sub in self.subscriptions.values()), default=15.0)
+
+    @property
+    def longest_lease(self) -> float:
+        """The longest lease of the agents served, seconds."""
+        return max((sub.lease for sub in self.subscriptions.values()), default=0.0)
+
+    def retry_pause(self) -> float:
+        """Return the seconds after which a loop tries again: what its lost call was granted has not expired then."""
+        return self.rng.uniform(0.1, 1.0) * min(1.0, self.shortest_lease / 3)
 
     def finish(self, job: Job, outcome: Outcome) -> None:
         """Queue an attempt's end for the next settle."""
@@ -124,16 +138,24 @@ class WorkerState:
             _logger.warning("worker %s: the %s is not reachable: %s", self.name, part, error, extra={"part": part})
         self.trouble[part] = str(error)
 
+    def connected(self) -> None:
+        """Give owners half a lease to renew what expired while the store was gone, perhaps (M5)."""
+        self.calm_since = self.clock.monotonic()
+        self.takeover_at = self.calm_since + self.longest_lease / 2
+
     def recovered(self, part: str) -> None:
         """Note that a backend answers again; owners get half a lease before anything is taken over."""
         if part == "bus" and self.fusion is not None:
             part = "store"
         if self.trouble.pop(part, None) is None:
             return
+        self.calm_since = self.clock.monotonic()
         _logger.warning("worker %s: the %s is reachable again", self.name, part, extra={"part": part})
+        # Whoever waits to try again does so now: what it had asked for may be expiring.
+        self._back[part].set()
+        del self._back[part]
         if part == "store":
-            longest = max((sub.lease for sub in self.subscriptions.values()), default=0.0)
-            self.takeover_at = self.clock.monotonic() + longest / 2
+            self.connected()
             self.wake_leases.set()
         self.wake_control.set()
 
@@ -158,7 +180,7 @@ class WorkerState:
                 self.failed(part, error)
                 if self.closing or (until is not None and self.clock.monotonic() >= until):
                     raise
-                await self.clock.wait(asyncio.Event(), pause * self.rng.uniform(0.5, 1.0))
+                await self.clock.wait(self._back[part], pause * self.rng.uniform(0.5, 1.0))
                 pause = min(BACKOFF_MAX, pause * 2)
             else:
                 self.recovered(part)

@@ -91,6 +91,7 @@ class Worker:
             await self._close_backends()
             raise
         state.idle.set()
+        state.connected()
         # Flags are read before the first event is: a paused agent must not run one.
         await self.control.look()
         loops = [self.settlement.run, self.leases.run, self.relay.run, self.control.run, self.janitor.run]
