@@ -54,11 +54,13 @@ def config_of(plan: AgentPlan, runner: SimRunner) -> AgentConfig:
 
 def expected(plan: str, agent: AgentPlan) -> set[tuple[TaskState, str | None]]:
     """Return how a run of that plan may end, besides by cancel, delete or crash loop."""
-    ends = {_ENDS.get(plan, (TaskState.COMPLETED, None))}
+    ends: set[tuple[TaskState, str | None]] = {_ENDS.get(plan, (TaskState.COMPLETED, None))}
     if plan in ("fail1", "fail2") and agent.attempts <= int(plan[-1]):
         ends = {(TaskState.FAILED, "max_attempts")}
     if plan == "endless" and agent.timeout is None:
         ends = {(TaskState.COMPLETED, None)}
+    if plan == "bomb":
+        ends.add((TaskState.FAILED, "crash_loop"))
     if plan == "expired":
         ends.add((TaskState.COMPLETED, None))
     return ends
@@ -172,6 +174,13 @@ class SimRunner:
         await run.context.publish(DOWNSTREAM, {"plan": "ok"}, deliver_at=self.world.store_clock.time() + 0.7)
         if run.context.attempt == 1:
             raise RuntimeError("after a follow-up was planned")
+        return {"of": run.event.id}
+
+    async def _bomb(self, run: Run) -> Any:
+        if self.world.oracle.bombs[run.event.id] < run.event.payload.content["times"]:  # type: ignore[index,call-overload,operator]
+            self.world.oracle.bombs[run.event.id] += 1
+            self.world.kill(self.process)
+            await self.world.loop.create_future()
         return {"of": run.event.id}
 
     async def _unstorable(self, _: Run) -> Any:

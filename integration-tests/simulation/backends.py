@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from omnidaemon.model.errors import PublishUncertain
@@ -85,17 +86,17 @@ def _carried(name: str) -> Callable[..., Awaitable[Any]]:
     place = _BATCHES.get(name)
 
     async def call(self: SimStore, *args: Any, **kwargs: Any) -> Any:
-        half = None
-        if place is not None and len(args[place]) > 1:
-
-            def half() -> Any:
-                cut = self.world.rng.randrange(1, len(args[place]))
-                return method(self, *args[:place], args[place][:cut], *args[place + 1 :], **kwargs)
-
+        half = None if place is None or len(args[place]) < 2 else partial(_half, self, method, place, args)
         return await self.line.carry(name, lambda: method(self, *args, **kwargs), half)
 
     call.__name__, call.__doc__ = name, getattr(WatchedStore, name).__doc__
     return call
+
+
+def _half(store: SimStore, method: Callable[..., Any], place: int, args: tuple[Any, ...]) -> Any:
+    """Carry out the first part of a batch."""
+    cut = store.world.rng.randrange(1, len(args[place]))
+    return method(store, *args[:place], args[place][:cut], *args[place + 1 :])
 
 
 for _name in (*_BATCHES, *_SINGLES):
@@ -111,7 +112,7 @@ class SimBus(MemoryEventBus):
         self.capabilities = world.broker.capabilities()
         self.line = Line(world, process, "bus")
 
-    def twin(self) -> Self:
+    def twin(self, *, lease: float | None = None) -> Self:  # noqa: ARG002 - the history says how long it is
         """Return another one of the same process."""
         return type(self)(self.world, self.process)
 
@@ -259,9 +260,7 @@ class SimFusion:
                 grant.token = grant.token or ask.token
         return list(zip(deliveries, grants, strict=True))
 
-    async def _again(
-        self, worker: str, asks: list[Ask], deliveries: list[Delivery]
-    ) -> list[tuple[Delivery, Grant]]:
+    async def _again(self, worker: str, asks: list[Ask], deliveries: list[Delivery]) -> list[tuple[Delivery, Grant]]:
         """Hand out what the call has granted and still holds; the rest comes again by time."""
         held = []
         for ask, delivery in zip(asks, deliveries, strict=True):

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from omnidaemon.model import jsontext
 from omnidaemon.model.run import Group, TaskState
 from omnidaemon.ports.ledger import RunRow
 from simulation.agents import expected
 
 if TYPE_CHECKING:
     from simulation.history import History
+    from simulation.profile import AgentPlan
     from simulation.world import World
 
 __all__ = ["asking", "at_end", "at_rest", "unfinished"]
@@ -51,6 +53,8 @@ def _reasons(history: History) -> Iterator[str]:
             yield f"the bus has something for {group}"
     if world.tables.next_outbox() is not None:
         yield "the outbox is not empty"
+    if history.profile.theme == "forget" and any(world.tables._marks.get(group) for group in groups(history)):
+        yield "done marks have not been forgotten"
     rows = {(row.topic, row.agent): row for row in world.tables.agents()}
     for group in world.broker.all_groups():
         if group.epoch != rows[group.topic, group.agent].epoch:
@@ -113,27 +117,28 @@ def _outcomes(history: History, group: Group) -> None:
             continue
         row = world.tables.run(group.topic, group.agent, entry.id)
         if row is None or row.group != group:
-            if not ("clear" in history.profile.may and world.tables.mark(group, entry.id)):
+            # Its record may have been cleared or have expired, after its end.
+            if (group, entry.id) not in world.oracle.ended:
                 world.oracle.wrong(f"{group.agent} has lost {entry.id}")
-            continue
-        if not row.state.final:
-            world.oracle.wrong(f"{group.agent} {entry.id} is {row.state}")
-        if row.state is TaskState.CANCELED:
-            continue
-        name = plans.get(entry.id, "ok")
-        if row.dead == "crash_loop" and row.lost >= plan.attempts + CRASH_LOOP:
-            continue
-        if (row.state, row.dead) not in expected(name, plan) and not _clock_may(history, name, row):
-            world.oracle.wrong(f"{group.agent} {entry.id} ({name}) ended as {row.state} {row.dead}")
+        else:
+            _outcome(history, plan, plans.get(entry.id, "ok"), row)
 
 
-def _clock_may(history: History, name: str, row: RunRow) -> bool:
-    """Whether time alone explains an outcome."""
-    plan = next(plan for plan in history.profile.agents if plan.name == row.group.agent)
-    if name == "ask" and row.dead == "unanswered":
-        return False
-    # A run that a slow network or its own length holds up may time out.
-    return row.dead == "timeout" and plan.timeout is not None
+def _outcome(history: History, plan: AgentPlan, name: str, row: RunRow) -> None:
+    world, what = history.world, f"{plan.name} {row.event_id} ({name})"
+    if not row.state.final:
+        world.oracle.wrong(f"{what} is {row.state}")
+    if row.state is TaskState.CANCELED or (world.skipped and row.state is TaskState.REJECTED):
+        return
+    if row.state is TaskState.COMPLETED and jsontext.load(row.result or b"{}").get("of") != row.event_id:
+        world.oracle.wrong(f"{what} has the result {row.result!r}")
+    looped = row.dead == "crash_loop" and row.lost >= plan.attempts + CRASH_LOOP
+    if looped and (name == "bomb" or history.profile.theme != "bomb"):
+        return
+    # A run that a slow store or its own length holds up may time out.
+    late = row.dead == "timeout" and plan.timeout is not None
+    if (row.state, row.dead) not in expected(name, plan) and not late:
+        world.oracle.wrong(f"{what} ended as {row.state} {row.dead}")
 
 
 def _counters(history: History) -> None:
@@ -145,6 +150,8 @@ def _counters(history: History) -> None:
             mine = ours.get(name, 0.0)
             if name != "canceled" and abs(mine - value) > 1e-6:
                 world.oracle.wrong(f"{metric.agent} counts {value} {name}, the accepted settles {mine}")
+    if history.profile.theme in ("calm", "outage") and world.oracle.lost:
+        world.oracle.wrong(f"{world.oracle.lost} starts were lost though no worker was")
     if history.profile.theme == "calm":
         _exact(history)
 
@@ -152,8 +159,6 @@ def _counters(history: History) -> None:
 def _exact(history: History) -> None:
     """Without faults and commands everything happens once."""
     world = history.world
-    if world.oracle.lost:
-        world.oracle.wrong(f"{world.oracle.lost} starts were lost without a fault")
     for (group, event_id, generation, attempt), count in world.oracle.calls.items():
         back = world.oracle.handed_back[group, event_id, generation, attempt]
         if count > 1 + back + world.oracle.postponed[group, event_id, generation]:

@@ -15,8 +15,9 @@ from typing import Any
 from omnidaemon.bootstrap import Chosen
 from omnidaemon.model.errors import BackendError, OmniDaemonError, PublishUncertain
 from omnidaemon.model.run import Outgoing
+from omnidaemon.ports.ledger import ledger
 from omnidaemon.ports.store import Query
-from omnidaemon.runtime import history, intake, janitor, outcome
+from omnidaemon.runtime import history, intake, janitor, outcome, relay
 from omnidaemon.sdk.client import OmniDaemonSDK
 from simulation import checks
 from simulation.agents import SimRunner, config_of
@@ -56,6 +57,7 @@ class History:
         self.sure: set[str] = set()
         self.maybe: set[str] = set()
         self.busy: list[tuple[Process, asyncio.Task[Any]]] = []
+        self.times = self.rng.choice((1, 2, 3, 12))
         self.sdk = self._sdk()
 
     def _sdk(self) -> OmniDaemonSDK:
@@ -67,7 +69,7 @@ class History:
 
     def run(self) -> Report:
         """Run it to its end and judge it."""
-        _tune(self.profile.seed)
+        _tune(self.profile)
         world, violations = self.world, self.world.oracle.violations
         try:
             world.loop.run_until_complete(self._live())
@@ -210,7 +212,7 @@ class History:
                 else:
                     await self.sdk.publish(
                         event.topic,
-                        {"plan": event.plan},
+                        {"plan": event.plan, "times": self.times},
                         id=event.id,
                         key=event.key,
                         session_id=event.session,
@@ -355,6 +357,30 @@ class History:
         pair = await self.sdk.connections.get()
         await self.persist(lambda: pair.store.remove(Query(dead=False)))
 
+    async def do_purge(self) -> None:
+        """Remove an agent's dead letters."""
+        plan = self._agent()
+        await asyncio.sleep(self.rng.uniform(0.0, 2.0))
+        self.world.trace("purge", plan.name)
+        await self.persist(lambda: self.sdk.purge_dead_letters(topic=plan.topic, agent=plan.name))
+
+    async def do_skip(self) -> None:
+        """Skip an agent forward."""
+        if self.rng.random() < 0.5:
+            return
+        plan = self._agent()
+        self.world.trace("skip", plan.name)
+        self.world.skipped = True
+        await self.persist(lambda: self.sdk.skip(plan.topic, plan.name))
+
+    async def do_register(self) -> None:
+        """Register an agent in a worker that runs, whether it serves it already or not."""
+        plan, server = self._agent(), self._server()
+        if server is not None:
+            runner = SimRunner(self.world, server.process, plan)
+            self.world.trace("add", f"{plan.name} to {server.process.name}")
+            self.begin(server.process, self.persist(lambda: server.worker.add(config_of(plan, runner), runner)), "add")
+
     async def do_delete(self) -> None:
         """Delete an agent, and register it again, perhaps."""
         plan = self._agent()
@@ -372,12 +398,15 @@ class History:
             self.world.start_server([plan])
 
 
-def _tune(seed: int) -> None:
+def _tune(profile: Profile) -> None:
     """Make the runtime's own chance part of the seed, and what costs time without telling anything rare."""
-    outcome._rng = random.Random(seed)  # type: ignore[assignment]
-    history.traceback = SimpleNamespace(format_exception=lambda error: [str(error)])  # type: ignore[assignment]
-    janitor.INTERVAL = 5.0
+    outcome._rng = random.Random(profile.seed)  # type: ignore[assignment]
+    setattr(history, "traceback", SimpleNamespace(format_exception=lambda error: [str(error)]))  # noqa: B010
+    janitor.INTERVAL = 1.0 if profile.theme == "forget" else 5.0
     intake.SATURATED_WAIT = 0.1
+    # What a dead relay has leased is free again as soon as what a dead worker has claimed.
+    ledger.OUTBOX_LEASE = relay.LEASE = 2.0
+    janitor.UNCONFIRMED = 5.0
 
 
 def run(profile: Profile, *, verbose: bool = False) -> Report:

@@ -208,6 +208,8 @@ class PositionBroker(SimBroker):
                 self._rebalance(state)
             for number, part in enumerate(state.partitions):
                 if part.owner == reader:
+                    if part.acked and self._rng.random() < 0.3:
+                        self._commit(group, part)
                     deliveries += self._read(group, topic, state, number, limit - len(deliveries))
         return deliveries, None
 
@@ -299,6 +301,9 @@ class PositionBroker(SimBroker):
                     break
                 part.committed = entry.position
                 part.acked.discard(entry.position)
+        open_ = (entry for entry in topic.entries if entry.position > state.partitions[self._place(entry)].committed)
+        # What is told of a group says no more than that: everything below is finished.
+        state.cursor = next((entry.position - 1 for entry in open_), topic.last)
 
     def extend(self, batch: Sequence[Delivery], reader: str, until: float) -> list[bool | None]:
         """There is no such thing."""

@@ -121,23 +121,24 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._soon.clear()
         self._timers.clear()
 
-    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:  # type: ignore[override]
         """Call it in the next turn; raises ``RuntimeError`` when the loop is closed."""
-        self._check_closed()
+        if self.is_closed():
+            raise RuntimeError("the loop is closed")
         handle = _Handle(callback, args, context, self._now)
         self._soon.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+    def call_at(self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:  # type: ignore[override]
         """Call it at that time; what has the same time is called in the order of these calls."""
         handle = _Handle(callback, args, context, when)
         self._serial += 1
         heapq.heappush(self._timers, (when, self._serial, handle))
         return handle
 
-    def call_later(self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+    def call_later(self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:  # type: ignore[override]
         """Call it after a while."""
         return self.call_at(self._now + delay, callback, *args, context=context)
 

@@ -31,6 +31,7 @@ class Oracle:
         self.returned: set[tuple[Group, str, str]] = set()
         self.closed: Counter[tuple[Group, str, int, int]] = Counter()
         self.finals: Counter[tuple[Group, str, int]] = Counter()
+        self.ended: set[tuple[Group, str]] = set()
         self.postponed: Counter[tuple[Group, str, int]] = Counter()
         self.handed_back: Counter[tuple[Group, str, int, int]] = Counter()
         self.reopened: Counter[tuple[Group, str]] = Counter()
@@ -41,6 +42,7 @@ class Oracle:
         self.steps: dict[tuple[Group, str, int, str], Any] = {}
         self.paused: dict[str, float] = {}
         self.orphans: dict[tuple[Group, str, str], float] = {}
+        self.bombs: Counter[str] = Counter()
         self.lost = 0
         self.moved_at = 0.0
 
@@ -66,6 +68,8 @@ class Oracle:
                 self.wrong(f"{what} begins again though it has a done mark")
         else:
             self._continued(old, new, now, what)
+        if new.state.final:
+            self.ended.add((new.group, new.event_id))
         if new.token is not None and (old is None or old.token != new.token):
             self._claimed(new, what)
         self.lost += max(0, new.lost - (0 if old is None else old.lost))
@@ -117,7 +121,7 @@ class Oracle:
         for event_id in self.world.earlier(group, new.event_id):
             other = tables.run(group.topic, group.agent, event_id)
             if other is None or other.group != group:
-                if not tables.mark(group, event_id):
+                if (group, event_id) not in self.ended:
                     self.wrong(f"{what} overtakes {event_id} of lane {new.lane}, which nobody has met")
             elif not (other.state.final or other.generation or other.state is TaskState.INPUT_REQUIRED):
                 self.wrong(f"{what} overtakes {event_id} of lane {new.lane}, which is {other.state}")

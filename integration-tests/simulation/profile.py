@@ -11,10 +11,11 @@ KINDS = ("idle", "connection", "position", "ack_wait", "fused")
 
 # Probability of each fault at each port call, and what else may happen, by theme.
 CALM: dict[str, float] = {}
+MORE = {"drain", "clear", "purge", "skip", "register"}
 LOSSY = {"lost_request": 0.01, "lost_reply": 0.02, "half": 0.02, "slow": 0.01, "twice": 0.01}
 THEMES: dict[str, tuple[dict[str, float], frozenset[str]]] = {
     "calm": (CALM, frozenset({"drain"})),
-    "commands": (CALM, frozenset({"pause", "cancel", "replay", "history", "delete", "answer", "drain", "clear"})),
+    "commands": (CALM, frozenset({"pause", "cancel", "replay", "history", "delete", "answer"} | MORE)),
     "kill": ({"kill": 0.006}, frozenset({"kill"})),
     "stop": ({"stop": 0.006}, frozenset({"stop"})),
     "lossy": (LOSSY, frozenset({"drop"})),
@@ -22,16 +23,18 @@ THEMES: dict[str, tuple[dict[str, float], frozenset[str]]] = {
     "outage": (CALM, frozenset({"outage"})),
     "cut": ({"lost_reply": 0.005}, frozenset({"cut", "drop"})),
     "clock": (CALM, frozenset({"step"})),
+    "bomb": (CALM, frozenset({"kill"})),
+    "forget": (LOSSY, frozenset({"drop", "kill"})),
     "chaos": (
         {**LOSSY, "zombie": 0.01, "kill": 0.002, "stop": 0.003},
         frozenset(
             {"kill", "stop", "outage", "cut", "drop", "step", "pause", "cancel", "replay", "history", "delete"}
-            | {"answer", "drain", "clear"}
+            | {"answer"}
+            | MORE
         ),
     ),
 }
-_WEIGHTS = {"calm": 1, "commands": 2, "kill": 2, "stop": 2, "lossy": 2, "zombie": 1, "outage": 1, "cut": 1, "clock": 1}
-_WEIGHTS["chaos"] = 7
+_WEIGHTS = {"commands": 3, "kill": 2, "stop": 2, "lossy": 2, "chaos": 8}
 
 _PLANS = (
     ("ok", 8),
@@ -100,6 +103,7 @@ class Profile:
     latency: float = 0.005
     adopt_after: float = 1.0
     bus_lease: float = 2.0
+    window: float = 86_400.0
 
     def __str__(self) -> str:
         """Return one line."""
@@ -112,7 +116,10 @@ class Profile:
 def draw(seed: int, kind: str | None = None, theme: str | None = None) -> Profile:
     """Return the history of a seed, of a kind of bus and a theme if they are given."""
     rng = random.Random(seed)
-    drawn_kind, drawn_theme = rng.choice(KINDS), rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
+    drawn_kind, drawn_theme = (
+        rng.choice(KINDS),
+        rng.choices(list(THEMES), [_WEIGHTS.get(name, 1) for name in THEMES])[0],
+    )
     kind, theme = kind or drawn_kind, theme or drawn_theme
     rates, may = THEMES[theme]
     span = rng.uniform(1.0, 5.0)
@@ -122,7 +129,12 @@ def draw(seed: int, kind: str | None = None, theme: str | None = None) -> Profil
     profile.adopt_after = rng.choice((0.5, 1.0, 3.0))
     _agents(rng, profile)
     profile.bus_lease = max(agent.lease for agent in profile.agents)
+    if theme == "forget":
+        profile.window = 3.0
     _events(rng, profile)
+    if theme == "bomb":
+        for event in rng.sample(profile.events, 1):
+            event.plan, event.ttl = "bomb", None
     if may:
         names = sorted(may)
         count = rng.randint(1, 4) if theme != "chaos" else rng.randint(2, 8)
@@ -172,7 +184,7 @@ def _events(rng: random.Random, profile: Profile) -> None:
                 event.ttl = rng.uniform(0.0, 1.0)
             elif rng.random() < 0.1:
                 event.delay = rng.uniform(0.05, 2.0)
-        if rng.random() < 0.1:
+        if rng.random() < 0.1 and profile.theme != "forget":
             event.again = event.at + rng.uniform(0.0, profile.span)
         profile.events.append(event)
     profile.events.sort(key=lambda event: event.at)

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from omnidaemon.model.errors import BackendError
-from omnidaemon.model.run import Group, TaskState
+from omnidaemon.model.run import Group
 from omnidaemon.runtime.handover import InlineHandover
 from omnidaemon.runtime.worker import Worker
 from omnidaemon.settings import Settings
@@ -58,7 +58,16 @@ class World:
         self.tables = WatchedTables()
         self.tables.oracle = self.oracle = Oracle(self)
         self.broker = broker_of(profile.kind, self.rng)
-        self.settings = Settings(adopt_after=profile.adopt_after, grace=1.0, retention=1e6)
+        self.settings = Settings.model_validate(
+            {
+                "adopt_after": profile.adopt_after,
+                "grace": 1.0,
+                "retention": 1e6,
+                "dedup_window": profile.window,
+                "result_ttl": profile.window,
+            }
+        )
+        self.skipped = False
         self.servers: list[Server] = []
         self.buses: list[SimBus] = []
         self.down: set[str | tuple[str, str]] = set()
@@ -110,13 +119,13 @@ class World:
             return []
         start, key = self.broker.starts.get(group, 0), entries[place].key
         found = [entry.id for entry in entries[:place] if entry.key == key and entry.position > start]
-        # What was published twice, or cancelled before anyone met it, says nothing of what lies before it.
+        # What was published twice, or ended before anyone met it, says nothing of what lies before it.
         times = Counter(entry.id for entry in entries)
         return found if all(times[id_] == 1 and not self._unmet(group, id_) for id_ in [*found, event_id]) else []
 
     def _unmet(self, group: Group, event_id: str) -> bool:
         row = self.tables.run(group.topic, group.agent, event_id)
-        return row is not None and row.state is TaskState.CANCELED and row.lane is None
+        return row is not None and row.state.final and row.lane is None
 
     # --- processes ----------------------------------------------------------------------------
 
