@@ -20,7 +20,7 @@ from omnidaemon_redis._url import Address
 
 __all__ = ["Call", "Link", "ReplyLost", "SingleServer", "pack"]
 
-_MAX_LINKS = 16
+_MAX_LINKS = 6
 
 
 class Call(NamedTuple):
@@ -183,16 +183,23 @@ class SingleServer:
 
     async def run(self, calls: Sequence[Call], timeout: float | None = None) -> list[Any]:
         """Run calls in order, in one round trip; answers and the server's error replies as they are."""
+        data = pack(calls[0]) if len(calls) == 1 else b"".join(map(pack, calls))
+        return await self._exchange(data, calls, len(calls), timeout)
+
+    async def packed(self, data: bytes, count: int) -> list[Any]:
+        """Run plain commands that are packed already; raises our error for the first error reply."""
+        return self._checked(await self._exchange(data, (), count, None))
+
+    async def _exchange(self, data: bytes, calls: Sequence[Call], count: int, timeout: float | None) -> list[Any]:
         if self._pool is None:
             raise Closed("the connection to Redis is closed, call open() first")
         timeout = self.timeout if timeout is None else timeout
-        data = pack(calls[0]) if len(calls) == 1 else b"".join(map(pack, calls))
         async with self._room:
             link = self._free.pop() if self._free else await self.link()
             try:
-                replies = await link.exchange(data, len(calls), timeout)
+                replies = await link.exchange(data, count, timeout)
                 for place, reply in enumerate(replies):
-                    if isinstance(reply, driver.NoScriptError):
+                    if isinstance(reply, driver.NoScriptError) and calls:
                         source = pack(calls[place], with_source=True)
                         replies[place] = (await link.exchange(source, 1, timeout))[0]
             finally:
@@ -218,7 +225,9 @@ class SingleServer:
 
     async def all(self, calls: Sequence[Call]) -> list[Any]:
         """Run calls; raises our error for the first error reply."""
-        replies = await self.run(calls)
+        return self._checked(await self.run(calls))
+
+    def _checked(self, replies: list[Any]) -> list[Any]:
         for reply in replies:
             if isinstance(reply, Exception):
                 raise translate(reply, self.address.where) from reply

@@ -37,11 +37,12 @@ from omnidaemon.ports.store import (
 )
 from omnidaemon_redis import _agents, _inspect, _records
 from omnidaemon_redis._fusion import RedisFusion
+from omnidaemon_redis._idle import IdleGroups
 from omnidaemon_redis._names import home, optional, raw, slot, text
 from omnidaemon_redis._outbox import Outbox
 from omnidaemon_redis._runs import adoption_args, ask_args, due_args, grant, group_args, hold_args, ms
 from omnidaemon_redis._scripts import script
-from omnidaemon_redis._server import Call
+from omnidaemon_redis._server import Call, SingleServer
 from omnidaemon_redis._settings import RedisSettings
 from omnidaemon_redis._settle import Settler
 from omnidaemon_redis._url import parse
@@ -52,7 +53,7 @@ __all__ = ["RedisStore"]
 
 T = TypeVar("T")
 _CLAIMS = 256
-_DUE = 250
+_DUE = 50
 _BUCKETS = 64
 
 
@@ -80,6 +81,7 @@ class RedisStore:
         self.settings = RedisSettings(parse(url), namespace, connect_timeout, metrics_ttl=metrics_ttl)
         self._open: _Open | None = None
         self._fused = False
+        self._due_idle = IdleGroups()
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
@@ -177,7 +179,7 @@ class RedisStore:
         due = Due({})
         suspects: set[Group] = set()
         number = 0
-        for part in self._due_parts(list(want), cluster=server.cluster):
+        for part in await self._due_parts(want):
             args: list[Any] = [raw(worker), raw(call), number, int(bool(due.grants))]
             for group in part:
                 args += due_args(namespace, group, want[group])
@@ -191,9 +193,12 @@ class RedisStore:
         due.suspects = frozenset(suspects)
         return due
 
-    @staticmethod
-    def _due_parts(groups: list[Group], *, cluster: bool) -> list[list[Group]]:
-        if not cluster:
+    async def _due_parts(self, want: Mapping[Group, DueWant]) -> list[list[Group]]:
+        """Divide groups into those that one script can serve, without those that keep no run at all."""
+        groups, server = list(want), self.opened("due").server
+        if isinstance(server, SingleServer):
+            if len(groups) > _DUE:
+                groups = await self._due_idle.busy(server, self.settings.namespace, groups)
             return [groups[at : at + _DUE] for at in range(0, len(groups), _DUE)]
         topics: dict[str, list[Group]] = {}
         for group in groups:
